@@ -1,0 +1,100 @@
+// The threads that load what nobody has touched yet.
+#ifndef RAMJET_LOADER_EAGER_THREAD_H_
+#define RAMJET_LOADER_EAGER_THREAD_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "loader/load_stats.h"
+#include "loader/page_buffer.h"
+#include "loader/page_loader.h"
+#include "loader/ram_block.h"
+#include "loader/thread.h"
+
+namespace ramjet {
+
+// What is left to load ahead, handed out a window at a time, each window to one thread.
+//
+// Threads: every method may be called concurrently. The lock is held for a few instructions once in
+// 2 MiB of memory.
+class EagerQueue {
+ public:
+  struct Window {
+    RamBlock* block;
+    PageRun run;  // of a huge page, where the block has that much
+    bool huge;    // may arrive as one huge page
+  };
+
+  // `huge`: the block is private anonymous memory in which huge pages are welcome, and the kernel
+  // can move them. Blocks are served in the order in which they are added; they outlive the queue.
+  void Add(RamBlock& block, bool huge) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Waits until there is a window or the queue is closed: nullopt.
+  std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
+
+  void Close() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  struct Entry {
+    RamBlock* block;
+    bool huge;
+    uint64_t next_page;
+  };
+  bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  absl::Mutex mu_;
+  std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);
+  size_t current_ ABSL_GUARDED_BY(mu_) = 0;  // the entry being handed out
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// Takes windows from a queue and loads what is pending in them, in file order.
+//
+// While faults come it copies in small runs, so that a fault never waits long for a page in a run
+// or for the gate; with every run in which none came the runs grow again. From a disk, where a
+// fault would queue behind every window, it also waits while the guest asks for one page after the
+// other, as it does right after its resume; but not for long in all, for that guest needs the rest
+// too.
+class EagerThread {
+ public:
+  // All outlive it. `page_bytes` is the largest page size of any block.
+  static absl::StatusOr<std::unique_ptr<EagerThread>> Start(EagerQueue& queue, PageLoader& loader,
+                                                            const LoadStats& stats,
+                                                            size_t page_bytes);
+
+  // REQUIRES: the queue is closed. Waits for the window in hand.
+  ~EagerThread() = default;
+
+  uint64_t cpu_ns() const { return thread_->cpu_ns(); }
+
+ private:
+  EagerThread(EagerQueue& queue, PageLoader& loader, const LoadStats& stats, PageBuffer buffer);
+  void Run();
+  void LoadWindow(const EagerQueue::Window& window);
+  void GiveWay();
+  bool FaultsCame();
+
+  EagerQueue& queue_;
+  PageLoader& loader_;
+  const LoadStats& stats_;
+
+  // Of the thread itself.
+  PageBuffer buffer_;
+  std::optional<HugeStaging> staging_;  // once it is wanted
+  bool staging_refused_ = false;
+  size_t run_bytes_;
+  uint64_t faults_seen_ = 0;
+  int64_t give_way_left_ns_;
+
+  std::unique_ptr<Thread> thread_;  // last, so that it ends first
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_EAGER_THREAD_H_

@@ -1,0 +1,87 @@
+// The thread that answers page faults.
+#ifndef RAMJET_LOADER_FAULT_THREAD_H_
+#define RAMJET_LOADER_FAULT_THREAD_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "loader/install_gate.h"
+#include "loader/load_stats.h"
+#include "loader/page_buffer.h"
+#include "loader/page_loader.h"
+#include "loader/ram_map.h"
+#include "loader/thread.h"
+#include "uffd/event_reader.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet {
+
+// Reads events, notes discards, and brings each page that somebody sleeps on, one at a time, in the
+// order of the events.
+//
+// It waits for the reading of single pages and never for bulk I/O. A fault that cannot be answered
+// yet, because a mapping is changing or its block is not in the map, is parked: the thread reads
+// on, for it is itself the one whose reading ends that state, and comes back on a timer. It
+// allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up.
+//
+// Threads: created and destroyed by one thread; Sync() may be called by any.
+class FaultThread {
+ public:
+  // All outlive it. `page_bytes` is the largest page size that any block in `map` will have.
+  static absl::StatusOr<std::unique_ptr<FaultThread>> Start(const Userfaultfd& uffd,
+                                                            const RamMap& map, PageLoader& loader,
+                                                            InstallGate& gate, LoadStats& stats,
+                                                            size_t page_bytes);
+  // Stops. Faults that are parked or come later stay unanswered: unregister first.
+  ~FaultThread();
+
+  // Returns when every event that was read before the call has been acted upon.
+  void Sync();
+
+  uint64_t cpu_ns() const { return thread_->cpu_ns(); }
+
+ private:
+  struct Fault {
+    uintptr_t addr;
+    uint64_t read_ns;  // when its event was read
+    uint32_t attempts;
+  };
+  // As many as faults of different threads can be parked; when it is full no more are read until
+  // there is room. A thread sleeps on one page at a time.
+  static constexpr size_t kMaxParked = 1024;
+
+  FaultThread(const RamMap& map, PageLoader& loader, InstallGate& gate, LoadStats& stats,
+              EventReader reader, PageBuffer buffer);
+  void Run();
+  bool ReadAndServe();
+  void Serve(Fault fault);
+  void RetryParked();
+  static uint64_t NowNs();
+
+  // Constant after construction.
+  const RamMap& map_;
+  PageLoader& loader_;
+  InstallGate& gate_;
+  LoadStats& stats_;
+
+  // Of the thread itself, but for reader_.Poke().
+  EventReader reader_;
+  PageBuffer buffer_;
+  std::array<Fault, kMaxParked> parked_;
+  size_t parked_count_ = 0;
+
+  // Written by others.
+  std::atomic<bool> stop_{false};
+  std::atomic<uint32_t> sync_wanted_{0};  // Sync() counts up, and waits for
+  std::atomic<uint32_t> sync_done_{0};    // this to follow
+
+  std::unique_ptr<Thread> thread_;  // last, so that it ends first
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_FAULT_THREAD_H_

@@ -1,0 +1,59 @@
+#include "loader/load_stats.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+
+namespace ramjet {
+
+size_t LatencyHistogram::BucketOf(uint64_t ns) {
+  // Below 2^kSubBits a bucket a nanosecond; from there on 2^kSubBits buckets for each power of two.
+  if (ns < 1u << kSubBits) return ns;
+  const unsigned exponent = static_cast<unsigned>(std::bit_width(ns)) - 1 - kSubBits;
+  return (static_cast<size_t>(exponent) << kSubBits) + (ns >> exponent);
+}
+
+uint64_t LatencyHistogram::UpperEndNs(size_t bucket) {
+  if (bucket < 1u << kSubBits) return bucket;
+  const unsigned exponent = static_cast<unsigned>(bucket >> kSubBits) - 1;
+  const uint64_t within = (bucket & ((1u << kSubBits) - 1)) + (1u << kSubBits);
+  return ((within + 1) << exponent) - 1;
+}
+
+void LatencyHistogram::Add(uint64_t ns) {
+  buckets_[BucketOf(ns)].fetch_add(1, std::memory_order_relaxed);
+  count_.fetch_add(1, std::memory_order_relaxed);
+  uint64_t max = max_ns();
+  while (ns > max && !max_ns_.compare_exchange_weak(max, ns, std::memory_order_relaxed)) {
+  }
+}
+
+uint64_t LatencyHistogram::QuantileNs(double fraction) const {
+  const auto wanted = static_cast<uint64_t>(std::ceil(fraction * static_cast<double>(count())));
+  uint64_t seen = 0;
+  for (size_t bucket = 0; bucket < kBuckets; ++bucket) {
+    seen += buckets_[bucket].load(std::memory_order_relaxed);
+    if (seen >= wanted && seen > 0) return std::min(UpperEndNs(bucket), max_ns());
+  }
+  return max_ns();
+}
+
+void LoadStats::AddError(const absl::Status& error) {
+  absl::MutexLock lock(&mu_);
+  if (errors_.size() < kMaxErrors) {
+    errors_.emplace_back(error.message());
+  } else {
+    ++more_errors_;
+  }
+}
+
+std::vector<std::string> LoadStats::errors() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::string> result = errors_;
+  if (more_errors_ > 0) result.push_back(absl::StrCat("and ", more_errors_, " more"));
+  return result;
+}
+
+}  // namespace ramjet

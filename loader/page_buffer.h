@@ -1,0 +1,62 @@
+// Memory that pages are read into on their way to the guest.
+#ifndef RAMJET_LOADER_PAGE_BUFFER_H_
+#define RAMJET_LOADER_PAGE_BUFFER_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace ramjet {
+
+// Belongs to one thread. Present from the start, for the kernel copies from absent memory by a
+// slower way. Movable.
+class PageBuffer {
+ public:
+  static absl::StatusOr<PageBuffer> Create(size_t bytes);
+  PageBuffer(PageBuffer&& other) noexcept;
+  PageBuffer& operator=(PageBuffer&& other) noexcept;
+  ~PageBuffer();
+
+  // REQUIRES: bytes <= size().
+  absl::Span<uint8_t> first(size_t bytes) const { return {memory_, bytes}; }
+  size_t size() const { return size_; }
+
+ private:
+  PageBuffer(uint8_t* memory, size_t size) : memory_(memory), size_(size) {}
+
+  uint8_t* memory_;
+  size_t size_;
+};
+
+// One huge page that is filled and then moved to the guest as it is (UFFDIO_MOVE). Belongs to one
+// thread. Movable.
+class HugeStaging {
+ public:
+  static constexpr size_t kBytes =
+      2 << 20;  // of a transparent huge page on x86-64 and 4 KiB-page arm64
+
+  static absl::StatusOr<HugeStaging> Create();
+  HugeStaging(HugeStaging&& other) noexcept;
+  HugeStaging& operator=(HugeStaging&&) = delete;
+  ~HugeStaging();
+
+  // Zero wherever nothing was written since the last Renew().
+  absl::Span<uint8_t> memory() const { return {memory_, kBytes}; }
+
+  // Makes the memory empty again, fit for a whole huge page: mapped anew, for a page table that
+  // once held small pages stays behind after MADV_DONTNEED and keeps huge ones away. False if the
+  // kernel has no memory.
+  bool Renew();
+
+ private:
+  HugeStaging(uint8_t* reservation, uint8_t* memory) : reservation_(reservation), memory_(memory) {}
+
+  uint8_t* reservation_;  // twice kBytes, so that an aligned huge page lies inside
+  uint8_t* memory_;
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_PAGE_BUFFER_H_

@@ -1,0 +1,141 @@
+// A snapshot being loaded into the memory of this process while that is in use: the C++ face of
+// ramjet.
+#ifndef RAMJET_LOADER_SNAPSHOT_LOADER_H_
+#define RAMJET_LOADER_SNAPSHOT_LOADER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "loader/eager_thread.h"
+#include "loader/fault_thread.h"
+#include "loader/install_gate.h"
+#include "loader/load_progress.h"
+#include "loader/load_stats.h"
+#include "loader/page_loader.h"
+#include "loader/ram_block.h"
+#include "loader/ram_map.h"
+#include "mappedram/snapshot.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet {
+
+// How the VMM mapped a block's memory.
+enum class BlockMemory {
+  kPrivate,  // MAP_PRIVATE | MAP_ANONYMOUS
+  kShared,   // MAP_SHARED of a memfd or tmpfs file, which no other process uses before the load is
+             // complete
+};
+
+// Example:
+//   auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open("vm.mr")), {});
+//   (*loader)->Attach(0, ram, BlockMemory::kPrivate);  // the memory can be used from here on
+//   ... load device state, run the guest ...
+//   (*loader)->StartEager();
+//   (*loader)->Wait();    // everything is there
+//   (*loader)->Detach();  // ordinary memory again, no thread and no descriptor left
+//
+// Owns the snapshot, the userfaultfd and the threads. The memory is the VMM's; it outlives the
+// loader, unless the process ends, which needs no care at all.
+//
+// Threads: every method may be called concurrently. Wait(), Detach() and the destructor must not be
+// called by a thread that a guest's fault could be waiting for.
+class SnapshotLoader {
+ public:
+  struct Options {
+    // An open /dev/userfaultfd, if the process may no longer be able to open it.
+    int device_fd = -1;
+    unsigned eager_threads = 2;  // 1 to kMaxEagerThreads
+  };
+  static constexpr unsigned kMaxEagerThreads = 64;
+
+  // Opens a userfaultfd and starts the fault thread. FailedPrecondition: this process may not, or
+  // this kernel cannot. Without `source`, pages are read from the snapshot; with it (tests), from
+  // there; it outlives the loader.
+  static absl::StatusOr<std::unique_ptr<SnapshotLoader>> Create(std::shared_ptr<Snapshot> snapshot,
+                                                                Options options,
+                                                                const PageSource* source = nullptr);
+
+  // Loads what is left, whatever it takes, and detaches: guest memory is never left with pages owed
+  // and nobody to bring them (invariant 7).
+  ~SnapshotLoader();
+
+  // Makes `host`, which holds blocks()[block].used_length bytes, that block's memory: whatever is
+  // there is dropped, and from the return on every access sees the snapshot's content, at once or
+  // as soon as it is read. On an error nothing is registered, and the memory's content is
+  // unspecified, so load it in another way. FailedPrecondition: this memory cannot be loaded lazily
+  // (the message says why). REQUIRES: attached once at most.
+  absl::Status Attach(size_t block, void* host, BlockMemory memory) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they
+  // are touched.
+  absl::Status StartEager() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The caller is about to discard [start, end) in a way that the kernel does not report (fallocate
+  // with a hole on shared memory). On return nothing of it can arrive any more: pages that had not
+  // are zero for ever after.
+  void Discard(uintptr_t start, uintptr_t end);
+
+  // Every attached block has all that it is owed.
+  bool complete() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Sleeps until complete() (OK), or `timeout` has passed (DeadlineExceeded), or a page cannot be
+  // had and the kernel cannot poison it (Aborted): then its users sleep for ever, and the VM has to
+  // be ended.
+  absl::Status Wait(absl::Duration timeout = absl::InfiniteDuration());
+
+  // Hands the memory over to the kernel: unregisters, ends the threads, closes the descriptor.
+  // FailedPrecondition unless complete(). Nothing may be attached afterwards; what else is asked
+  // for does nothing, and statistics stay.
+  absl::Status Detach() ABSL_LOCKS_EXCLUDED(mu_);
+
+  const Snapshot& snapshot() const { return *snapshot_; }
+  const LoadStats& stats() const { return stats_; }
+  uint64_t cpu_ns() const ABSL_LOCKS_EXCLUDED(mu_);  // of all our threads so far
+  // Pages of all attached blocks, and how many of them have content in the file.
+  struct PageCounts {
+    uint64_t total = 0;
+    uint64_t nonzero = 0;
+  };
+  PageCounts attached_pages() const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options options, const PageSource* source,
+                 Userfaultfd uffd);
+  absl::Status Empty(const RamBlock& block, BlockMemory memory) const;
+  bool HugeWelcome(BlockMemory memory) const;
+
+  // Constant after construction.
+  const std::shared_ptr<Snapshot> snapshot_;
+  const Options options_;
+
+  // Thread-safe themselves.
+  LoadStats stats_;
+  LoadProgress progress_;
+  InstallGate gate_;
+  RamMap map_;
+
+  // Attach() is serialized, and what it adds is never taken away before the end.
+  mutable absl::Mutex mu_;
+  std::vector<std::unique_ptr<RamBlock>> blocks_ ABSL_GUARDED_BY(mu_);
+  uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
+
+  // From here on the order is that of dependence: threads end before what they use, and the
+  // descriptor closes only after Detach() has unregistered everything.
+  std::optional<Userfaultfd> uffd_;
+  std::optional<PageLoader> loader_;
+  EagerQueue eager_queue_;
+  std::unique_ptr<FaultThread> fault_thread_;  // there until Detach()
+  std::vector<std::unique_ptr<EagerThread>> eager_threads_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_SNAPSHOT_LOADER_H_

@@ -1,0 +1,133 @@
+#include "mappedram/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace ramjet {
+namespace {
+
+absl::Status ErrnoError(const std::string& name, absl::string_view act, int error) {
+  return absl::ErrnoToStatus(error, absl::StrCat(name, ": ", act));
+}
+
+int64_t ModificationTimeNs(const struct stat& info) {
+  return int64_t{info.st_mtim.tv_sec} * 1000000000 + info.st_mtim.tv_nsec;
+}
+
+const char* KindOf(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFDIR:
+      return "a directory";
+    case S_IFIFO:
+      return "a pipe";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFCHR:
+      return "a character device";
+    case S_IFBLK:
+      return "a block device";
+    default:
+      return "of an unknown kind";
+  }
+}
+
+absl::Status NotRegularError(const std::string& name, mode_t mode) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": is ", KindOf(mode), ", not a regular file"));
+}
+
+}  // namespace
+
+absl::StatusOr<File> File::Open(const std::string& path) {
+  // Without O_NONBLOCK, opening a pipe waits for its writer.
+  const int fd = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) return ErrnoError(path, "cannot be opened", errno);
+  return Adopt(fd, path);
+}
+
+absl::StatusOr<File> File::Reopen(int fd, std::string name) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return ErrnoError(name, "is not an open file", errno);
+  // Asked now already: opening a device again may have an effect.
+  if (!S_ISREG(info.st_mode)) return NotRegularError(name, info.st_mode);
+  const int flags = fcntl(fd, F_GETFL);
+  int own = open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (own < 0) {
+    // The copy shares its flags with `fd`, so they must suit us.
+    if ((flags & O_ACCMODE) == O_WRONLY || (flags & (O_DIRECT | O_PATH)) != 0) {
+      return ErrnoError(name, "is open in a way that does not suit, and cannot be opened again",
+                        errno);
+    }
+    own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) return ErrnoError(name, "its descriptor cannot be copied", errno);
+  }
+  return Adopt(own, std::move(name));
+}
+
+absl::StatusOr<File> File::Adopt(int fd, std::string name) {
+  File file(fd, std::move(name));
+  struct stat info;
+  if (fstat(fd, &info) != 0) return ErrnoError(file.name_, "cannot be examined", errno);
+  if (!S_ISREG(info.st_mode)) return NotRegularError(file.name_, info.st_mode);
+  file.size_ = info.st_size;
+  file.device_ = info.st_dev;
+  file.inode_ = info.st_ino;
+  file.mtime_ns_ = ModificationTimeNs(info);
+  return file;
+}
+
+File::File(File&& other) noexcept { *this = std::move(other); }
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(name_, other.name_);
+  size_ = other.size_;
+  device_ = other.device_;
+  inode_ = other.inode_;
+  mtime_ns_ = other.mtime_ns_;
+  return *this;
+}
+
+File::~File() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status File::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
+  for (size_t done = 0; done < buffer.size();) {
+    const ssize_t got =
+        pread(fd_, buffer.data() + done, buffer.size() - done, static_cast<off_t>(offset + done));
+    if (got > 0) {
+      done += got;
+    } else if (got == 0) {
+      return DataLossError(*this, "ends before offset ", offset + buffer.size(), ": reading ",
+                           buffer.size(), " bytes at offset ", offset, " gave ", done);
+    } else if (errno != EINTR) {
+      return absl::UnavailableError(
+          absl::StrCat(name_, ": reading ", buffer.size(), " bytes at offset ", offset,
+                       " failed: ", std::generic_category().message(errno)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status File::CheckUnchanged() const {
+  struct stat info;
+  if (fstat(fd_, &info) != 0) return ErrnoError(name_, "cannot be examined", errno);
+  if (static_cast<uint64_t>(info.st_size) != size_) {
+    return DataLossError(*this, "changed since it was opened: its size was ", size_,
+                         " bytes and now is ", info.st_size);
+  }
+  if (ModificationTimeNs(info) != mtime_ns_) {
+    return DataLossError(*this, "changed since it was opened: it was written to");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ramjet

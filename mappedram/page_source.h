@@ -1,0 +1,34 @@
+// Where a page's bytes come from: the one seam between the file and the loader.
+#ifndef RAMJET_MAPPEDRAM_PAGE_SOURCE_H_
+#define RAMJET_MAPPEDRAM_PAGE_SOURCE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "mappedram/page_bitmap.h"
+
+namespace ramjet {
+
+// Reads snapshot pages. Snapshot is the real one; tests put a source that stalls, fails or waits in
+// its place.
+//
+// Threads: ReadPages may be called from any number of threads at once, and does not allocate unless
+// it fails.
+class PageSource {
+ public:
+  virtual ~PageSource() = default;
+
+  // Fills `buffer` with pages `run` of block number `block` (its index in Snapshot::blocks()): all
+  // of it, or an error after which the buffer's content is not to be used. Pages whose nonzero bit
+  // is clear have unspecified content. REQUIRES: buffer.size() == run.count * the block's page
+  // size. DataLoss: the file ends early or is not the file that was opened any more. Unavailable:
+  // the system refused the read (the message has block, page, offset and errno); a later call may
+  // succeed.
+  virtual absl::Status ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const = 0;
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_MAPPEDRAM_PAGE_SOURCE_H_

@@ -1,0 +1,49 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "loader/load_stats.h"
+
+namespace ramjet {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Ge;
+using ::testing::Le;
+
+TEST(LatencyHistogram, EmptyItSaysZero) {
+  const LatencyHistogram histogram;
+  EXPECT_EQ(histogram.QuantileNs(0.99), 0u);
+  EXPECT_EQ(histogram.max_ns(), 0u);
+}
+
+TEST(LatencyHistogram, QuantilesAreGoodToATenth) {
+  LatencyHistogram histogram;
+  for (uint64_t ns = 1; ns <= 100'000; ++ns) histogram.Add(ns);
+  EXPECT_EQ(histogram.count(), 100'000u);
+  EXPECT_THAT(histogram.QuantileNs(0.5), AllOf(Ge(50'000u), Le(55'000u)));
+  EXPECT_THAT(histogram.QuantileNs(0.99), AllOf(Ge(99'000u), Le(100'000u)));
+  EXPECT_EQ(histogram.QuantileNs(1), 100'000u);
+}
+
+TEST(LatencyHistogram, EveryDurationHasABucketThatIsNotBelowIt) {
+  for (unsigned bit = 0; bit < 64; ++bit) {
+    for (const uint64_t ns :
+         {uint64_t{1} << bit, (uint64_t{1} << bit) - 1, (uint64_t{3} << bit) / 2}) {
+      LatencyHistogram histogram;
+      histogram.Add(ns);
+      histogram.Add(UINT64_MAX);  // so that the quantile is the bucket's end, and not the maximum
+      EXPECT_GE(histogram.QuantileNs(0.5), ns);
+      EXPECT_LE(histogram.QuantileNs(0.5), ns + ns / 16);
+    }
+  }
+}
+
+TEST(LoadStats, ErrorsBeyondTheFirstAreCounted) {
+  LoadStats stats;
+  for (int i = 0; i < 20; ++i) stats.AddError(absl::DataLossError("bad"));
+  ASSERT_EQ(stats.errors().size(), LoadStats::kMaxErrors + 1);
+  EXPECT_EQ(stats.errors().back(), "and 4 more");
+}
+
+}  // namespace
+}  // namespace ramjet

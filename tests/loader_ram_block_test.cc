@@ -1,0 +1,98 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "loader/ram_block.h"
+
+namespace ramjet {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+constexpr uintptr_t kHost = 0x7f0000000000;
+
+RamBlock Block(uint64_t pages, const std::vector<PageRun>& nonzero) {
+  PageBitmap bitmap(pages);
+  for (const PageRun& run : nonzero) bitmap.SetRun(run);
+  return RamBlock(0, "ram", kHost, pages * kPageBytes, kPageBytes, std::move(bitmap));
+}
+
+TEST(RamBlock, AddressesAndPagesConvert) {
+  const RamBlock block = Block(16, {});
+  EXPECT_EQ(block.PageOf(kHost + kPageBytes + 5), 1u);
+  EXPECT_EQ(block.AddrOf(3), kHost + 3 * kPageBytes);
+  EXPECT_TRUE(block.Contains(kHost));
+  EXPECT_FALSE(block.Contains(kHost - 1));
+  EXPECT_FALSE(block.Contains(kHost + 16 * kPageBytes));
+}
+
+TEST(RamBlock, OnlyPagesWhollyInsideARangeCount) {
+  const RamBlock block = Block(16, {});
+  EXPECT_EQ(block.PagesInside(kHost + 1, kHost + 3 * kPageBytes), (PageRun{1, 2}));
+  EXPECT_EQ(block.PagesInside(kHost, kHost + kPageBytes - 1).count, 0u);
+  EXPECT_EQ(block.PagesInside(0, UINTPTR_MAX), (PageRun{0, 16}));
+  EXPECT_EQ(block.PagesInside(kHost - 50 * kPageBytes, kHost).count, 0u);
+  EXPECT_EQ(block.PagesInside(kHost + 16 * kPageBytes, UINTPTR_MAX).count, 0u);
+}
+
+TEST(RamBlock, PendingRunsAreThoseWithContentThatNobodyHasClaimed) {
+  RamBlock block = Block(300, {{10, 100}, {200, 1}});
+  EXPECT_EQ(block.FindPending(0, 300), (PageRun{10, 100}));
+  EXPECT_EQ(block.Claim({20, 30}), 30u);
+  EXPECT_EQ(block.FindPending(0, 300), (PageRun{10, 10}));
+  EXPECT_EQ(block.FindPending(20, 300), (PageRun{50, 60}));
+  EXPECT_EQ(block.FindPending(110, 300), (PageRun{200, 1}));
+  EXPECT_EQ(block.FindPending(201, 300).count, 0u);
+}
+
+TEST(RamBlock, AClaimEndsAtTheFirstClaimedPage) {
+  RamBlock block = Block(300, {{0, 300}});
+  EXPECT_EQ(block.Claim({130, 1}), 1u);
+  EXPECT_EQ(block.Claim({0, 300}), 130u);
+  EXPECT_EQ(block.Claim({0, 300}), 0u);
+  EXPECT_TRUE(block.pending(131));
+}
+
+TEST(RamBlock, CompleteWhenEveryPageWithContentIsReceived) {
+  RamBlock block = Block(100, {{0, 10}});
+  block.Claim({0, 100});
+  EXPECT_FALSE(block.MarkReceived({50, 50})) << "pages without content are not owed";
+  EXPECT_FALSE(block.MarkReceived({0, 9}));
+  EXPECT_EQ(block.remaining_pages(), 1u);
+  EXPECT_TRUE(block.MarkReceived({9, 1}));
+}
+
+TEST(RamBlock, ADiscardCountsEachPageOnceWhateverItsState) {
+  RamBlock block = Block(100, {{0, 10}});
+  block.Claim({0, 2});
+  block.MarkReceived(
+      {0, 1});  // 0 received, 1 in flight, 2 to 9 pending, the others without content
+  const RamBlock::Discarded discarded = block.Discard({0, 100});
+  EXPECT_EQ(discarded.pages, 9u);
+  EXPECT_TRUE(discarded.block_completed);
+  EXPECT_FALSE(block.nonzero(5));
+  EXPECT_TRUE(block.received(5));
+  EXPECT_EQ(block.Claim({5, 1}), 0u) << "nobody may load it any more";
+  EXPECT_EQ(block.Discard({0, 100}).pages, 0u);
+}
+
+TEST(RamBlock, InvariantTwoOfManyClaimantsOneGetsThePage) {
+  constexpr uint64_t kPages = 4096;
+  RamBlock block = Block(kPages, {{0, kPages}});
+  std::atomic<uint64_t> claimed{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (uint64_t page = 0; page < block.pages();) {
+        const uint64_t count = block.Claim({page, std::min<uint64_t>(7, block.pages() - page)});
+        claimed += count;
+        page += std::max<uint64_t>(count, 1);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(claimed, block.pages());
+}
+
+}  // namespace
+}  // namespace ramjet

@@ -1,0 +1,388 @@
+// Whole trips through the C++ face, on a real userfaultfd. Numbers in names are of design.md's
+// invariants.
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "loader/snapshot_loader.h"
+#include "mappedram/snapshot_writer.h"
+#include "tests/loader_testing.h"
+
+namespace ramjet {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class SnapshotLoaderTest : public ::testing::TestWithParam<BlockMemory> {
+ protected:
+  void SetUp() override { SKIP_WITHOUT_USERFAULTFD(); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Memory, SnapshotLoaderTest,
+                         ::testing::Values(BlockMemory::kPrivate, BlockMemory::kShared),
+                         [](const auto& param) {
+                           return param.param == BlockMemory::kPrivate ? "Private" : "Shared";
+                         });
+
+// Runs of every kind: single pages, across words, a whole huge page, the last page.
+std::vector<PageRun> MixedRuns() {
+  return {{1, 1}, {62, 5}, {200, 100}, {512, 512}, {1100, 700}, {2047, 1}};
+}
+constexpr uint64_t kMixedPages = 2048;
+
+bool In(const std::vector<PageRun>& runs, uint64_t page) {
+  for (const PageRun& run : runs) {
+    if (page >= run.first && page < run.end()) return true;
+  }
+  return false;
+}
+
+void ExpectSnapshotContent(const GuestMemory& memory, const std::vector<PageRun>& nonzero) {
+  for (uint64_t page = 0; page < memory.length() / HostPageBytes(); ++page) {
+    if (In(nonzero, page)) {
+      ASSERT_TRUE(memory.HoldsPattern(page)) << "page " << page;
+    } else {
+      ASSERT_TRUE(memory.HoldsZeros(page)) << "page " << page;
+    }
+  }
+}
+
+TEST_P(SnapshotLoaderTest, Invariant1OnDemandEveryByteIsTheSnapshots) {
+  OneBlockLoad load(kMixedPages, MixedRuns(), GetParam());
+  ExpectSnapshotContent(load.memory, MixedRuns());
+  EXPECT_TRUE(load.loader->complete());
+  EXPECT_EQ(load.loader->stats().faulted, 1319u);
+  EXPECT_EQ(load.loader->stats().eager, 0u);
+  EXPECT_EQ(load.loader->stats().redundant, 0u);
+}
+
+TEST_P(SnapshotLoaderTest, Invariant1LoadedAheadEveryByteIsTheSnapshots) {
+  OneBlockLoad load(kMixedPages, MixedRuns(), GetParam());
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  ASSERT_TRUE(load.loader->Detach().ok());
+  ExpectSnapshotContent(load.memory, MixedRuns());
+  EXPECT_EQ(load.loader->stats().eager, 1319u);
+}
+
+TEST_P(SnapshotLoaderTest, Invariant1ManyGuestThreadsAndEagerThreadsSeeTheSnapshot) {
+  OneBlockLoad load(kMixedPages, MixedRuns(), GetParam(), {.eager_threads = 3});
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  std::vector<std::thread> guests;
+  std::atomic<int> wrong{0};
+  for (unsigned guest = 0; guest < 4; ++guest) {
+    guests.emplace_back([&, guest] {
+      std::mt19937 random(guest);
+      for (int i = 0; i < 3000; ++i) {
+        const uint64_t page = random() % kMixedPages;
+        wrong += !(In(MixedRuns(), page) ? load.memory.HoldsPattern(page)
+                                         : load.memory.HoldsZeros(page));
+      }
+    });
+  }
+  for (std::thread& guest : guests) guest.join();
+  EXPECT_EQ(wrong, 0);
+  ASSERT_TRUE(load.loader->Wait().ok());
+  ExpectSnapshotContent(load.memory, MixedRuns());
+  const LoadStats& stats = load.loader->stats();
+  EXPECT_EQ(stats.eager + stats.faulted, 1319u) << "each page is installed once";
+  EXPECT_EQ(stats.redundant, 0u);
+}
+
+TEST_P(SnapshotLoaderTest, Invariant2WhatTheGuestWritesStays) {
+  OneBlockLoad load(1024, {{0, 1024}}, GetParam());
+  for (uint64_t page = 0; page < 1024; page += 3) load.memory.data()[page * HostPageBytes()] = 0xee;
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  for (uint64_t page = 0; page < 1024; page += 3) {
+    ASSERT_EQ(load.memory.data()[page * HostPageBytes()], 0xee) << "page " << page;
+  }
+}
+
+TEST_P(SnapshotLoaderTest, WhatWasInMemoryBeforeIsGone) {
+  GuestMemory memory(64 * HostPageBytes(), GetParam());
+  std::fill_n(memory.data(), memory.length(), 0x55);
+  auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{3, 2}}), {});
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  ASSERT_TRUE((*loader)->Attach(0, memory.data(), GetParam()).ok());
+  ExpectSnapshotContent(memory, {{3, 2}});
+}
+
+TEST_P(SnapshotLoaderTest, Invariant3DiscardedBeforeItsLoadAPageIsZeroForEver) {
+  OneBlockLoad load(256, {{0, 256}}, GetParam());
+  if (GetParam() == BlockMemory::kShared) {
+    // The kernel reports no hole in the backing file; the VMM's loader does.
+    load.loader->Discard(load.memory.addr(10), load.memory.addr(20));
+  } else {
+    load.memory.MadviseDontNeed(10, 10);
+  }
+  EXPECT_TRUE(load.memory.HoldsZeros(10));
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  for (uint64_t page = 0; page < 256; ++page) {
+    ASSERT_TRUE(page >= 10 && page < 20 ? load.memory.HoldsZeros(page)
+                                        : load.memory.HoldsPattern(page))
+        << "page " << page;
+  }
+  EXPECT_EQ(load.loader->stats().removed, 10u);
+}
+
+// The claimant has read the page's old content when the guest gives the page up: it must not bring
+// it back.
+TEST_P(SnapshotLoaderTest, Invariant3DiscardedWhileItIsReadAPageIsZeroForEver) {
+  OneBlockLoad load(256, {{0, 256}}, GetParam());
+  load.source->Hold(5);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  const PageRun run = load.source->AwaitHeld(5);
+  ASSERT_TRUE(run.first <= 5 && run.end() > 7);
+  if (GetParam() == BlockMemory::kShared) {
+    load.loader->Discard(load.memory.addr(5), load.memory.addr(7));
+  } else {
+    load.memory.MadviseDontNeed(5, 2);
+  }
+  load.source->Release(5);
+  ASSERT_TRUE(load.loader->Wait().ok());
+  EXPECT_TRUE(load.memory.HoldsZeros(5));
+  EXPECT_TRUE(load.memory.HoldsZeros(6));
+  EXPECT_TRUE(load.memory.HoldsPattern(4));
+  EXPECT_TRUE(load.memory.HoldsPattern(7));
+  EXPECT_EQ(load.loader->stats().removed, 2u);
+}
+
+TEST(SnapshotLoader, Invariant3DiscardedInsideAHugePageInFlightAPageIsZeroForEver) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(1024, {{0, 1024}}, BlockMemory::kPrivate);
+  load.source->Hold(600);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  load.source->AwaitHeld(600);
+  load.memory.MadviseDontNeed(700, 1);
+  load.source->Release(600);
+  ASSERT_TRUE(load.loader->Wait().ok());
+  for (uint64_t page = 0; page < 1024; ++page) {
+    ASSERT_TRUE(page == 700 ? load.memory.HoldsZeros(page) : load.memory.HoldsPattern(page))
+        << "page " << page;
+  }
+}
+
+TEST(SnapshotLoader, Invariant3DiscardedAfterItsLoadAPageIsZero) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(64, {{0, 64}}, BlockMemory::kPrivate);
+  EXPECT_TRUE(load.memory.HoldsPattern(8));
+  load.memory.MadviseDontNeed(8, 1);
+  EXPECT_TRUE(load.memory.HoldsZeros(8));
+  EXPECT_EQ(load.loader->stats().removed, 0u) << "its content had arrived";
+}
+
+// A thread that faults on a page in flight is not served by the fault thread, and still wakes up.
+TEST_P(SnapshotLoaderTest, Invariant4AFaultOnAClaimedPageIsWokenByItsClaimant) {
+  OneBlockLoad load(256, {{0, 256}}, GetParam());
+  load.source->Hold(5);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  load.source->AwaitHeld(5);
+  std::atomic<int> right{0};
+  std::vector<std::thread> guests;
+  for (int i = 0; i < 3; ++i) guests.emplace_back([&] { right += load.memory.HoldsPattern(6); });
+  // Their faults have been read and dropped once another page, faulted on later, has been served.
+  while (load.loader->stats().in_flight < 3) std::this_thread::yield();
+  load.source->Release(5);
+  for (std::thread& guest : guests) guest.join();
+  EXPECT_EQ(right, 3);
+}
+
+TEST_P(SnapshotLoaderTest, Invariant4AWaiterOnAPageDiscardedInFlightWakesToZeros) {
+  OneBlockLoad load(256, {{0, 256}}, GetParam());
+  load.source->Hold(5);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  load.source->AwaitHeld(5);
+  std::atomic<bool> zeros{false};
+  std::thread guest([&] { zeros = load.memory.HoldsZeros(6); });
+  while (load.loader->stats().in_flight < 1) std::this_thread::yield();
+  load.loader->Discard(load.memory.addr(6), load.memory.addr(7));
+  load.source->Release(5);
+  guest.join();
+  EXPECT_TRUE(zeros);
+}
+
+TEST_P(SnapshotLoaderTest, Invariant5AFaultIsServedWhileTheEagerThreadWaitsForTheDisk) {
+  OneBlockLoad load(4096, {{0, 4096}}, GetParam());
+  load.source->Hold(5);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  load.source->AwaitHeld(5);
+  EXPECT_TRUE(load.memory.HoldsPattern(4000));
+  EXPECT_EQ(load.loader->stats().faulted, 1u);
+  load.source->Release(5);
+}
+
+TEST_P(SnapshotLoaderTest, Invariant6AnUnreadablePageIsPoisonedAndTheOthersArrive) {
+  OneBlockLoad load(1024, {{0, 1024}}, GetParam());
+  if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
+  load.source->Fail(5, absl::DataLossError("page 5 is gone"), 1 << 30);
+  load.source->Fail(900, absl::UnavailableError("page 900 is shy"), 1 << 30);
+  EXPECT_TRUE(IsPoisoned(load.memory.data() + 5 * HostPageBytes()));
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  EXPECT_TRUE(IsPoisoned(load.memory.data() + 900 * HostPageBytes()));
+  for (uint64_t page = 0; page < 1024; ++page) {
+    if (page != 5 && page != 900) {
+      ASSERT_TRUE(load.memory.HoldsPattern(page)) << "page " << page;
+    }
+  }
+  EXPECT_EQ(load.loader->stats().poisoned, 2u);
+  EXPECT_THAT(load.loader->stats().errors(), Contains("page 5 is gone"));
+  EXPECT_THAT(load.loader->stats().errors(), Contains("page 900 is shy"));
+}
+
+TEST_P(SnapshotLoaderTest, AReadThatFailsOnceIsRepeated) {
+  OneBlockLoad load(64, {{0, 64}}, GetParam());
+  load.source->Fail(5, absl::UnavailableError("EIO"), 2);
+  EXPECT_TRUE(load.memory.HoldsPattern(5));
+  EXPECT_THAT(load.loader->stats().errors(), IsEmpty());
+}
+
+TEST_P(SnapshotLoaderTest, Invariant7DetachingIsRefusedWhilePagesAreOwed) {
+  OneBlockLoad load(64, {{0, 64}}, GetParam());
+  EXPECT_EQ(load.loader->Detach().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(load.loader->Wait(absl::Milliseconds(1))));
+  EXPECT_TRUE(load.memory.HoldsPattern(63));
+}
+
+TEST_P(SnapshotLoaderTest, Invariant7ADestroyedLoaderLeavesNothingOwed) {
+  OneBlockLoad load(kMixedPages, MixedRuns(), GetParam());
+  load.loader.reset();
+  ExpectSnapshotContent(load.memory, MixedRuns());
+}
+
+TEST_P(SnapshotLoaderTest, DetachedNoThreadAndNoDescriptorIsLeft) {
+  const int before = OpenUserfaultfds();
+  OneBlockLoad load(kMixedPages, MixedRuns(), GetParam());
+  EXPECT_EQ(OpenUserfaultfds(), before + 1);
+  EXPECT_THAT(OurThreads(), Contains("ramjet-fault"));
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  ASSERT_TRUE(load.loader->Detach().ok());
+  EXPECT_THAT(OurThreads(), IsEmpty());
+  EXPECT_EQ(OpenUserfaultfds(), before);
+  EXPECT_TRUE(load.memory.HoldsZeros(0)) << "an untouched page without content is the kernel's";
+}
+
+TEST_P(SnapshotLoaderTest, Invariant9AFileThatIsCutShortIsNoticed) {
+  const std::string path = ::testing::TempDir() + "/cut.mr";
+  SnapshotContent content;
+  content.blocks.push_back({.idstr = "ram",
+                            .used_length = 64 * HostPageBytes(),
+                            .page_size = HostPageBytes(),
+                            .nonzero = {{0, 64}}});
+  ASSERT_TRUE(WriteSnapshot(content, path).ok());
+  GuestMemory memory(64 * HostPageBytes(), GetParam());
+  auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open(path)), {});
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
+  ASSERT_TRUE((*loader)->Attach(0, memory.data(), GetParam()).ok());
+  EXPECT_TRUE(memory.HoldsPattern(1));
+  ASSERT_EQ(truncate(path.c_str(), 4096), 0);
+  EXPECT_TRUE(IsPoisoned(memory.data() + 2 * HostPageBytes()));
+  EXPECT_TRUE(memory.HoldsPattern(1));
+  ASSERT_FALSE((*loader)->stats().errors().empty());
+  EXPECT_THAT((*loader)->stats().errors()[0], HasSubstr("cut.mr"));
+}
+
+TEST(SnapshotLoader, Invariant10LockedMemoryIsRefusedAndUsableAsBefore) {
+  SKIP_WITHOUT_USERFAULTFD();
+  GuestMemory memory(64 * HostPageBytes(), BlockMemory::kPrivate);
+  // Not mlock(), which sanitizers turn into nothing.
+  ASSERT_EQ(syscall(SYS_mlock, memory.data(), memory.length()), 0);
+  auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
+  const absl::Status attached = (*loader)->Attach(0, memory.data(), BlockMemory::kPrivate);
+  EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(attached.message()), HasSubstr("locked"));
+  memory.data()[0] = 1;  // nobody waits for a fault here
+}
+
+TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
+  SKIP_WITHOUT_USERFAULTFD();
+  FILE* const file = tmpfile();
+  ASSERT_EQ(ftruncate(fileno(file), static_cast<off_t>(64 * HostPageBytes())), 0);
+  void* const memory =
+      mmap(nullptr, 64 * HostPageBytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
+  auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
+  const absl::Status attached = (*loader)->Attach(0, memory, BlockMemory::kShared);
+  EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition) << attached;
+  munmap(memory, 64 * HostPageBytes());
+  fclose(file);
+}
+
+TEST(SnapshotLoader, HugePagesOfPrivateMemoryArriveWhole) {
+  SKIP_WITHOUT_USERFAULTFD();
+  if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  // A page of the first range is touched before: that range goes page by page. The third is too
+  // empty to be worth it.
+  OneBlockLoad load(2048, {{0, 512}, {512, 512}, {1030, 7}, {1536, 300}}, BlockMemory::kPrivate);
+  EXPECT_TRUE(load.memory.HoldsPattern(9));
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  EXPECT_EQ(load.loader->stats().moved, 512u + 300u);
+  ASSERT_TRUE(load.loader->Detach().ok());
+  ExpectSnapshotContent(load.memory, {{0, 1024}, {1030, 7}, {1536, 300}});
+}
+
+// Guests write and discard while everything is loaded; a model says what each page may hold.
+TEST_P(SnapshotLoaderTest, Invariant3GuestsThatWriteAndDiscardSeeNoOldContent) {
+  constexpr uint64_t kPages = 8192;
+  constexpr unsigned kGuests = 3;
+  OneBlockLoad load(kPages, {{0, kPages}}, GetParam(), {.eager_threads = 2});
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> guests;
+  for (unsigned guest = 0; guest < kGuests; ++guest) {
+    guests.emplace_back([&, guest] {
+      std::mt19937 random(guest);
+      std::vector<bool> discarded(kPages);
+      std::vector<bool> written(kPages);
+      for (int i = 0; i < 4000; ++i) {
+        const uint64_t page = random() % (kPages / kGuests) * kGuests + guest;  // its own pages
+        uint8_t* const byte = load.memory.data() + page * HostPageBytes();
+        switch (random() % 3) {
+          case 0:
+            if (GetParam() == BlockMemory::kShared) {
+              load.loader->Discard(load.memory.addr(page), load.memory.addr(page + 1));
+              EXPECT_EQ(madvise(byte, HostPageBytes(), MADV_REMOVE), 0);
+            } else {
+              load.memory.MadviseDontNeed(page, 1);
+            }
+            discarded[page] = true;
+            written[page] = false;
+            break;
+          case 1:
+            *byte = 0xa5;
+            written[page] = true;
+            break;
+          case 2:
+            if (written[page]) {
+              wrong += *byte != 0xa5;
+            } else {
+              wrong += !(discarded[page] ? load.memory.HoldsZeros(page)
+                                         : load.memory.HoldsPattern(page));
+            }
+        }
+      }
+    });
+  }
+  for (std::thread& guest : guests) guest.join();
+  EXPECT_EQ(wrong, 0);
+  ASSERT_TRUE(load.loader->Wait().ok());
+  ASSERT_TRUE(load.loader->Detach().ok());
+}
+
+}  // namespace
+}  // namespace ramjet

@@ -1,0 +1,169 @@
+#include "tests/loader_testing.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "mappedram/file.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet {
+
+uint64_t HostPageBytes() {
+  static const auto bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+GuestMemory::GuestMemory(uint64_t length, BlockMemory kind) : length_(length) {
+  void* const reservation = mmap(nullptr, length + kHugeBytes, PROT_NONE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  EXPECT_NE(reservation, MAP_FAILED);
+  reservation_ = static_cast<uint8_t*>(reservation);
+  memory_ = reservation_ + (kHugeBytes - reinterpret_cast<uintptr_t>(reservation_) % kHugeBytes);
+  int flags = MAP_FIXED | MAP_NORESERVE;
+  if (kind == BlockMemory::kShared) {
+    memfd_ = memfd_create("guest", MFD_CLOEXEC);
+    EXPECT_EQ(ftruncate(memfd_, static_cast<off_t>(length)), 0);
+    flags |= MAP_SHARED;
+  } else {
+    flags |= MAP_PRIVATE | MAP_ANONYMOUS;
+  }
+  EXPECT_EQ(mmap(memory_, length, PROT_READ | PROT_WRITE, flags, memfd_, 0), memory_);
+  madvise(memory_, length, MADV_HUGEPAGE);  // as QEMU does; no harm where there are none
+}
+
+GuestMemory::~GuestMemory() {
+  munmap(reservation_, length_ + kHugeBytes);
+  if (memfd_ >= 0) close(memfd_);
+}
+
+bool GuestMemory::HoldsPattern(uint64_t page) const {
+  std::vector<uint8_t> expected(HostPageBytes());
+  FillPagePattern(page, absl::MakeSpan(expected));
+  return std::equal(expected.begin(), expected.end(), memory_ + page * HostPageBytes());
+}
+
+bool GuestMemory::HoldsZeros(uint64_t page) const {
+  const uint8_t* const start = memory_ + page * HostPageBytes();
+  return std::all_of(start, start + HostPageBytes(), [](uint8_t byte) { return byte == 0; });
+}
+
+void GuestMemory::MadviseDontNeed(uint64_t page, uint64_t pages) const {
+  EXPECT_EQ(madvise(memory_ + page * HostPageBytes(), pages * HostPageBytes(), MADV_DONTNEED), 0);
+}
+
+std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> nonzero) {
+  static std::atomic<int> counter{0};
+  const std::string path = ::testing::TempDir() + "/loader_testing." + std::to_string(getpid()) +
+                           "." + std::to_string(counter++) + ".mr";
+  SnapshotContent content;
+  content.blocks.push_back({.idstr = "ram",
+                            .used_length = pages * HostPageBytes(),
+                            .page_size = HostPageBytes(),
+                            .nonzero = std::move(nonzero)});
+  const absl::Status written = WriteSnapshot(content, path);
+  EXPECT_TRUE(written.ok()) << written;
+  absl::StatusOr<File> file = File::Open(path);
+  EXPECT_TRUE(file.ok()) << file.status();
+  absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(file));
+  EXPECT_TRUE(snapshot.ok()) << snapshot.status();
+  unlink(path.c_str());
+  return *std::move(snapshot);
+}
+
+absl::Status FaultySource::ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const {
+  absl::Status status = snapshot_.ReadPages(block, run, buffer);
+  absl::MutexLock lock(&mu_);
+  for (auto& [page, failure] : failures_) {
+    if (page >= run.first && page < run.end() && failure.times > 0) {
+      --failure.times;
+      return failure.status;
+    }
+  }
+  const auto held = held_.lower_bound(run.first);
+  if (held == held_.end() || *held >= run.end()) return status;
+  const uint64_t page = *held;
+  waiting_[page] = run;
+  const auto released = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !held_.contains(page); };
+  mu_.Await(absl::Condition(&released));
+  return status;
+}
+
+void FaultySource::Hold(uint64_t page) {
+  absl::MutexLock lock(&mu_);
+  held_.insert(page);
+}
+
+void FaultySource::Release(uint64_t page) {
+  absl::MutexLock lock(&mu_);
+  held_.erase(page);
+}
+
+PageRun FaultySource::AwaitHeld(uint64_t page) {
+  absl::MutexLock lock(&mu_);
+  const auto waits = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return waiting_.contains(page); };
+  mu_.Await(absl::Condition(&waits));
+  return waiting_[page];
+}
+
+void FaultySource::Fail(uint64_t page, absl::Status status, int times) {
+  absl::MutexLock lock(&mu_);
+  failures_[page] = {std::move(status), times};
+}
+
+OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, BlockMemory kind,
+                           SnapshotLoader::Options options)
+    : memory(pages * HostPageBytes(), kind) {
+  std::unique_ptr<Snapshot> snapshot = OneBlockSnapshot(pages, std::move(nonzero));
+  source = std::make_unique<FaultySource>(*snapshot);
+  auto created = SnapshotLoader::Create(std::move(snapshot), options, source.get());
+  EXPECT_TRUE(created.ok()) << created.status();
+  loader = *std::move(created);
+  const absl::Status attached = loader->Attach(0, memory.data(), kind);
+  EXPECT_TRUE(attached.ok()) << attached;
+}
+
+bool IsPoisoned(const uint8_t* addr) {
+  // The kernel answers its own access with an error, so no signal handler is needed.
+  int pipe_fds[2];
+  EXPECT_EQ(pipe(pipe_fds), 0);
+  const bool poisoned = write(pipe_fds[1], addr, 1) != 1;
+  close(pipe_fds[0]);
+  close(pipe_fds[1]);
+  return poisoned;
+}
+
+std::vector<std::string> OurThreads() {
+  std::vector<std::string> names;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::ifstream(task.path() / "comm") >> name;
+    if (name.rfind("ramjet", 0) == 0) names.push_back(name);
+  }
+  return names;
+}
+
+int OpenUserfaultfds() {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    const std::string target = std::filesystem::read_symlink(entry.path(), error);
+    count += target == "anon_inode:[userfaultfd]";
+  }
+  return count;
+}
+
+}  // namespace ramjet
+
+// ThreadSanitizer takes no note of what happens inside absl::Mutex, for that is annotated as a
+// whole, and then wonders how one thread came by another's semaphore.
+// NOLINTBEGIN(bugprone-reserved-identifier): the sanitizer's name
+extern "C" const char* __tsan_default_suppressions();
+extern "C" const char* __tsan_default_suppressions() {
+  return "race:synchronization_internal::Waiter::\n";
+}
+// NOLINTEND(bugprone-reserved-identifier)

@@ -1,0 +1,113 @@
+// What the tests of loader/ share: guest memory, snapshots in it, and a page source that waits or
+// fails when told to.
+#ifndef RAMJET_TESTS_LOADER_TESTING_H_
+#define RAMJET_TESTS_LOADER_TESTING_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "gtest/gtest.h"
+#include "loader/snapshot_loader.h"
+#include "mappedram/page_source.h"
+#include "mappedram/snapshot.h"
+#include "mappedram/snapshot_writer.h"
+
+namespace ramjet {
+
+inline constexpr uint64_t kHugeBytes = 2 << 20;
+
+// The size of the pages that userfaultfd deals in here.
+uint64_t HostPageBytes();
+
+// Skips the test, saying why, where this process may not serve page faults.
+#define SKIP_WITHOUT_USERFAULTFD()                                                  \
+  if (const absl::Status can = ::ramjet::Userfaultfd::Open().status(); !can.ok()) { \
+    GTEST_SKIP() << can;                                                            \
+  }
+
+// Memory as a VMM maps it for a guest, aligned to a huge page.
+class GuestMemory {
+ public:
+  GuestMemory(uint64_t length, BlockMemory kind);
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+  ~GuestMemory();
+
+  uint8_t* data() const { return memory_; }
+  uint64_t length() const { return length_; }
+  uintptr_t addr(uint64_t page = 0) const {
+    return reinterpret_cast<uintptr_t>(memory_) + page * HostPageBytes();
+  }
+  // Touches the page, and compares all of it.
+  bool HoldsPattern(uint64_t page) const;
+  bool HoldsZeros(uint64_t page) const;
+  void MadviseDontNeed(uint64_t page, uint64_t pages) const;
+  int memfd() const { return memfd_; }
+
+ private:
+  uint64_t length_;
+  uint8_t* reservation_;
+  uint8_t* memory_;
+  int memfd_ = -1;
+};
+
+// A snapshot of one block of `pages` host pages, of which those of `nonzero` hold
+// FillPagePattern(). The file is unlinked.
+std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> nonzero);
+
+// Reads a snapshot's pages, but waits or fails where it is told to.
+class FaultySource : public PageSource {
+ public:
+  explicit FaultySource(const Snapshot& snapshot) : snapshot_(snapshot) {}
+
+  absl::Status ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const override;
+
+  // Reads of runs with `page` in them wait, after the content is in the buffer, until
+  // Release(page).
+  void Hold(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
+  void Release(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
+  // Waits until a read waits for `page`; says which run it reads.
+  PageRun AwaitHeld(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
+  // The next `times` reads of runs with `page` in them fail.
+  void Fail(uint64_t page, absl::Status status, int times) ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  struct Failure {
+    absl::Status status;
+    int times;
+  };
+  const Snapshot& snapshot_;
+  mutable absl::Mutex mu_;
+  std::set<uint64_t> held_ ABSL_GUARDED_BY(mu_);
+  mutable std::map<uint64_t, PageRun> waiting_ ABSL_GUARDED_BY(mu_);
+  mutable std::map<uint64_t, Failure> failures_ ABSL_GUARDED_BY(mu_);
+};
+
+// One block being loaded into memory of its own through a faulty source.
+struct OneBlockLoad {
+  OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, BlockMemory kind,
+               SnapshotLoader::Options options = {});
+  // The memory outlives the loader.
+  GuestMemory memory;
+  std::unique_ptr<FaultySource> source;
+  std::unique_ptr<SnapshotLoader> loader;
+};
+
+// Whether the byte at `addr` cannot be read because its page is poisoned.
+bool IsPoisoned(const uint8_t* addr);
+
+// Names of this process's threads that begin with "ramjet", and how many userfaultfds it has open.
+std::vector<std::string> OurThreads();
+int OpenUserfaultfds();
+
+}  // namespace ramjet
+
+#endif  // RAMJET_TESTS_LOADER_TESTING_H_

@@ -1,0 +1,373 @@
+// Loads a snapshot with the calls that QEMU uses, in ways that a stock QEMU cannot be brought to do
+// in a test.
+//
+//   preload_client SNAPSHOT SITUATION
+//
+// Run under `ramjet run --eager=off`, so that nothing arrives before it is asked for. Checks every
+// byte by its own system calls; says what is wrong on stderr and exits with 1.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "mappedram/file.h"
+#include "mappedram/snapshot.h"
+#include "mappedram/snapshot_writer.h"
+
+namespace ramjet {
+namespace {
+
+constexpr size_t kChunkBytes = 1 << 20;  // QEMU reads at most this much at once
+
+void Check(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "preload_client: not so: %s\n", what);
+  std::_Exit(1);
+}
+
+using PreadFunction = std::function<ssize_t(int fd, void* to, size_t length, uint64_t offset)>;
+
+ssize_t ByPreadv64(int fd, void* to, size_t length, uint64_t offset) {
+  const iovec iov{.iov_base = to, .iov_len = length};
+  return preadv64(fd, &iov, 1, static_cast<off64_t>(offset));
+}
+
+// The guest and its file.
+class Client {
+ public:
+  explicit Client(const std::string& path)
+      : path_(path), description_(*Snapshot::Describe(*File::Open(path))) {
+    block_ = description_.blocks[0];
+    nonzero_ = (*Snapshot::Open(*File::Open(path)))->TakeNonzero(0);
+    fd_ = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    Check(fd_ >= 0, "the snapshot can be opened");
+  }
+
+  // As QEMU: a mapping of its own, with an inaccessible page behind it.
+  void MapPrivate() { Map(MAP_PRIVATE | MAP_ANONYMOUS, -1); }
+  void MapShared() {
+    memfd_ = memfd_create("guest", MFD_CLOEXEC);
+    Check(ftruncate(memfd_, static_cast<off_t>(block_.used_length)) == 0, "memfd");
+    Map(MAP_SHARED, memfd_);
+  }
+  void Map(int flags, int fd) {
+    auto* const reservation = static_cast<uint8_t*>(mmap(
+        nullptr, block_.used_length + 2 * Page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    memory_ = static_cast<uint8_t*>(mmap(reservation + Page(), block_.used_length,
+                                         PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0));
+    Check(memory_ != MAP_FAILED, "memory");
+  }
+  void UseMemory(uint8_t* memory) { memory_ = memory; }
+
+  void ReadHead() {
+    Check(lseek(fd_, 0, SEEK_SET) == 0, "lseek");
+    ReadStream(32 << 10);
+  }
+  // Every run of set bits, in pieces.
+  void ReadPages(const PreadFunction& pread_function = ByPreadv64) {
+    for (auto run = nonzero_.FindRun(true, 0, nonzero_.size()); run;
+         run = nonzero_.FindRun(true, run->end(), nonzero_.size())) {
+      for (uint64_t at = run->first * Page(); at < run->end() * Page();) {
+        const size_t length = std::min<size_t>(kChunkBytes, run->end() * Page() - at);
+        const ssize_t got = pread_function(fd_, memory_ + at, length, block_.pages_offset + at);
+        Check(got == static_cast<ssize_t>(length), "a read is answered whole");
+        at += length;
+      }
+    }
+  }
+  // Device state and what follows.
+  void ReadTail() {
+    Check(lseek(fd_, static_cast<off_t>(block_.pages_offset + block_.used_length), SEEK_SET) > 0,
+          "lseek");
+    while (ReadStream(32 << 10) > 0) {
+    }
+  }
+  void Load(const PreadFunction& pread_function = ByPreadv64) {
+    ReadHead();
+    ReadPages(pread_function);
+    ReadTail();
+  }
+
+  void ExpectContent(uint64_t zero_from = 0, uint64_t zero_to = 0) const {
+    ExpectContentAt(memory_, zero_from, zero_to);
+  }
+  void ExpectContentAt(const uint8_t* memory, uint64_t zero_from, uint64_t zero_to) const {
+    std::vector<uint8_t> expected(Page());
+    for (uint64_t page = 0; page < block_.pages(); ++page) {
+      std::fill(expected.begin(), expected.end(), 0);
+      if (nonzero_.Test(page) && !(page >= zero_from && page < zero_to)) {
+        FillPagePattern(page, absl::MakeSpan(expected));
+      }
+      if (std::memcmp(memory + page * Page(), expected.data(), Page()) != 0) {
+        std::fprintf(stderr, "preload_client: page %lu differs\n", page);
+        std::_Exit(1);
+      }
+    }
+  }
+
+  uint64_t Page() const { return block_.page_size; }
+  uint8_t* memory() const { return memory_; }
+  uint64_t length() const { return block_.used_length; }
+  int memfd() const { return memfd_; }
+  int fd() const { return fd_; }
+
+ private:
+  ssize_t ReadStream(size_t length) {
+    std::vector<uint8_t> buffer(length);
+    const iovec iov{.iov_base = buffer.data(), .iov_len = length};
+    return readv(fd_, &iov, 1);
+  }
+
+  std::string path_;
+  SnapshotDescription description_;
+  SnapshotBlock block_;
+  PageBitmap nonzero_;
+  int fd_ = -1;
+  int memfd_ = -1;
+  uint8_t* memory_ = nullptr;
+};
+
+// What another process does with a descriptor that it is given.
+int PassThroughSocket(int fd) {
+  int sockets[2];
+  Check(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "socketpair");
+  char byte = 0;
+  iovec iov{.iov_base = &byte, .iov_len = 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  cmsghdr* const part = CMSG_FIRSTHDR(&message);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
+  Check(sendmsg(sockets[0], &message, 0) == 1, "sendmsg");
+  Check(recvmsg(sockets[1], &message, 0) == 1, "recvmsg");
+  const cmsghdr* const answer = CMSG_FIRSTHDR(&message);
+  Check(answer != nullptr, "a descriptor comes with the message");
+  int received;
+  std::memcpy(&received, CMSG_DATA(answer), sizeof(received));
+  return received;
+}
+
+// The memory as another process sees it: its faults do not come to us.
+const uint8_t* SecondMapping(const Client& client, int memfd) {
+  void* const memory = mmap(nullptr, client.length(), PROT_READ, MAP_SHARED, memfd, 0);
+  Check(memory != MAP_FAILED, "second mapping");
+  return static_cast<const uint8_t*>(memory);
+}
+
+void ByThreads(Client& client) {
+  client.MapPrivate();
+  client.ReadHead();
+  std::vector<std::thread> channels;
+  for (int i = 0; i < 4; ++i) channels.emplace_back([&] { client.ReadPages(); });
+  for (std::thread& channel : channels) channel.join();
+  client.ReadTail();
+  client.ExpectContent();
+}
+
+// A hole in the backing file is a discard that the kernel does not report.
+void PunchBeforeLoad(Client& client) {
+  client.MapShared();
+  client.Load();
+  Check(
+      fallocate(client.memfd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                static_cast<off_t>(10 * client.Page()), static_cast<off_t>(5 * client.Page())) == 0,
+      "fallocate");
+  client.ExpectContent(10, 15);
+}
+
+void DiscardPrivateBeforeLoad(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  Check(madvise(client.memory() + 10 * client.Page(), 5 * client.Page(), MADV_DONTNEED) == 0,
+        "madvise");
+  client.ExpectContent(10, 15);
+}
+
+void PassDuringLoad(Client& client) {
+  client.MapShared();
+  client.Load();
+  // Looking by a second mapping would fill the memory with zeros, which is just the danger.
+  Check(lseek(client.memfd(), 0, SEEK_DATA) == -1, "nothing is loaded before it is asked for");
+  const int received = PassThroughSocket(client.memfd());
+  client.ExpectContentAt(SecondMapping(client, received), 0, 0);
+}
+
+void PassBeforeLoad(Client& client) {
+  client.MapShared();
+  const int received = PassThroughSocket(client.memfd());
+  client.Load();
+  client.ExpectContentAt(SecondMapping(client, received), 0, 0);
+}
+
+// As QEMU does when it saves to the path that it was loaded from.
+void CutSnapshotDuringLoad(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  Check(ftruncate(client.fd(), 0) == 0, "ftruncate");
+  client.ExpectContent();
+}
+
+void SecondLoad(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  client.ExpectContent();
+  client.ReadPages(
+      [&](int, void* to, size_t length, uint64_t) {  // what is in the file is overwritten
+        std::memset(to, 0xee, length);
+        return static_cast<ssize_t>(length);
+      });
+  client.Load();
+  client.ExpectContent();
+}
+
+void SecondLoadDuringFirst(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  client.Load();
+  client.ExpectContent();
+}
+
+// Somebody reads a snapshot's pages into the middle of a heap: that is not guest memory, and what
+// lies around it stays.
+void IntoAHeap(Client& client) {
+  std::vector<uint8_t> heap(client.length() + (4 << 20), 0x5a);
+  const size_t misaligned = reinterpret_cast<uintptr_t>(heap.data()) % client.Page();
+  uint8_t* const middle = heap.data() + (client.Page() - misaligned) + (1 << 20);
+  std::fill_n(middle, client.length(), 0);
+  client.UseMemory(middle);
+  client.Load();
+  client.ExpectContent();
+  Check(middle[-1] == 0x5a && middle[client.length()] == 0x5a, "the heap is as it was");
+}
+
+void PrivateMappingOfAFile(Client& client) {
+  const int memfd = memfd_create("file", MFD_CLOEXEC);
+  Check(ftruncate(memfd, static_cast<off_t>(client.length())) == 0, "memfd");
+  client.Map(MAP_PRIVATE, memfd);
+  client.Load();
+  client.ExpectContent();
+}
+
+void Prealloc(Client& client) {
+  client.MapPrivate();
+  std::memset(client.memory(), 0, client.length());
+  client.Load();
+  client.ExpectContent();
+}
+
+void MemoryLock(Client& client) {
+  client.MapPrivate();
+  Check(mlock(client.memory(), client.length()) == 0, "mlock");
+  client.Load();
+  client.ExpectContent();
+}
+
+void NamedFile(Client& client) {
+  const std::string path = "/dev/shm/ramjet_preload_client." + std::to_string(getpid());
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  Check(fd >= 0 && ftruncate(fd, static_cast<off_t>(client.length())) == 0, path.c_str());
+  client.Map(MAP_SHARED, fd);
+  client.Load();
+  client.ExpectContent();
+  unlink(path.c_str());
+}
+
+// Also what QEMU does between load and resume: devices write to pages that have not arrived, by the
+// kernel's hand.
+void KernelWritesIntoMissingPages(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  const int zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  Check(read(zero, client.memory() + 10 * client.Page(), 5 * client.Page()) ==
+            static_cast<ssize_t>(5 * client.Page()),
+        "read into guest memory");
+  client.ExpectContent(10, 15);
+}
+
+// As under -runas: what was allowed when the process began is not any more when the load does.
+void WithoutPermissionLater(Client& client) {
+  Check(setresuid(65534, 65534, 65534) == 0, "setresuid");
+  client.MapPrivate();
+  client.Load();
+  client.ExpectContent();
+}
+
+void WithoutPermission(Client& client) {
+  for (int fd = 3; fd < 64; ++fd) {  // the library's device, opened when there was permission
+    struct stat status;
+    if (fstat(fd, &status) == 0 && S_ISCHR(status.st_mode)) close(fd);
+  }
+  WithoutPermissionLater(client);
+}
+
+int Main(const std::string& path, const std::string& situation) {
+  Client client(path);
+  const auto load_by = [](PreadFunction function) {
+    return [function = std::move(function)](Client& c) {
+      c.MapPrivate();
+      c.Load(function);
+      c.ExpectContent();
+    };
+  };
+  const std::map<std::string, std::function<void(Client&)>> situations = {
+      {"preadv64", load_by(ByPreadv64)},
+      {"preadv", load_by([](int fd, void* to, size_t length, uint64_t offset) {
+         const iovec iov{.iov_base = to, .iov_len = length};
+         return preadv(fd, &iov, 1, static_cast<off_t>(offset));
+       })},
+      {"pread64", load_by([](int fd, void* to, size_t length, uint64_t offset) {
+         return pread64(fd, to, length, static_cast<off64_t>(offset));
+       })},
+      {"pread", load_by([](int fd, void* to, size_t length, uint64_t offset) {
+         return pread(fd, to, length, static_cast<off_t>(offset));
+       })},
+      {"by_threads", ByThreads},
+      {"punch_before_load", PunchBeforeLoad},
+      {"discard_private_before_load", DiscardPrivateBeforeLoad},
+      {"pass_during_load", PassDuringLoad},
+      {"pass_before_load", PassBeforeLoad},
+      {"cut_snapshot_during_load", CutSnapshotDuringLoad},
+      {"second_load", SecondLoad},
+      {"second_load_during_first", SecondLoadDuringFirst},
+      {"into_a_heap", IntoAHeap},
+      {"private_mapping_of_a_file", PrivateMappingOfAFile},
+      {"prealloc", Prealloc},
+      {"mlock", MemoryLock},
+      {"named_file", NamedFile},
+      {"kernel_writes", KernelWritesIntoMissingPages},
+      {"without_permission_later", WithoutPermissionLater},
+      {"without_permission", WithoutPermission},
+  };
+  const auto found = situations.find(situation);
+  Check(found != situations.end(), "the situation is known");
+  found->second(client);
+  return 0;
+}
+
+}  // namespace
+}  // namespace ramjet
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  return ramjet::Main(argv[1], argv[2]);
+}

@@ -1,0 +1,89 @@
+#include "tests/qemu_testing.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "tools/lazy_launch.h"
+#include "tools/requirements.h"
+
+namespace ramjet {
+
+std::string WhyNoQemu() { return absl::StrJoin(MissingRequirements(), "; "); }
+
+std::string RamjetCommand() { return std::filesystem::absolute("tools/ramjet").string(); }
+
+absl::StatusOr<std::unique_ptr<SourceGuest>> SourceGuest::Boot(
+    const GuestOptions& options, const std::string& initramfs_path,
+    const std::vector<std::string>& modules) {
+  std::unique_ptr<SourceGuest> guest(new SourceGuest(options));
+  const absl::StatusOr<std::string> kernel = FindGuestKernel();
+  if (!kernel.ok()) return kernel.status();
+  const absl::Status written = WriteInitramfs(initramfs_path, modules);
+  if (!written.ok()) return written;
+  QemuOptions qemu_options;
+  qemu_options.args = BootArgs(options, *kernel, initramfs_path);
+  absl::StatusOr<std::unique_ptr<QemuProcess>> qemu = QemuProcess::Start(qemu_options);
+  if (!qemu.ok()) return qemu.status();
+  guest->qemu_ = *std::move(qemu);
+  return guest;
+}
+
+absl::Status SourceGuest::WaitUntilFilled() const {
+  return ramjet::WaitUntilFilled(qemu_->serial(), Soon());
+}
+
+absl::StatusOr<std::unique_ptr<QemuProcess>> StartTarget(const TargetOptions& options) {
+  QemuOptions qemu_options;
+  if (!options.stats_path.empty()) {
+    qemu_options.launcher = RamjetRun(RamjetCommand(), options.stats_path);
+    qemu_options.launcher.insert(qemu_options.launcher.end() - 1, options.ramjet_flags.begin(),
+                                 options.ramjet_flags.end());
+  }
+  qemu_options.args = MachineArgs(options.guest);
+  qemu_options.args.insert(qemu_options.args.end(), options.args.begin(), options.args.end());
+  qemu_options.args.insert(qemu_options.args.end(), {"-incoming", "defer"});
+  if (options.paused) qemu_options.args.push_back("-S");
+  qemu_options.inherited_fds = options.inherited_fds;
+  qemu_options.daemon_pidfile = options.daemon_pidfile;
+  return QemuProcess::Start(qemu_options);
+}
+
+absl::Status ExpectGoodSums(const QemuProcess& qemu, int times) {
+  const size_t seen = qemu.serial().Lines().size();
+  size_t line_number = 0;
+  std::string wrong;
+  absl::Status reached = qemu.serial()
+                             .WaitForLine(
+                                 [&](const std::string& line) {
+                                   if (IsSumCorrupt(line)) wrong = line;
+                                   if (line_number++ >= seen && IsSumOk(line)) --times;
+                                   return times <= 0 || !wrong.empty();
+                                 },
+                                 Soon())
+                             .status();
+  if (!wrong.empty()) return absl::DataLossError(absl::StrCat("the guest says: ", wrong));
+  return reached;
+}
+
+bool Eventually(const QemuProcess& qemu, absl::FunctionRef<bool()> condition) {
+  const absl::Time deadline = Soon();
+  while (!condition()) {
+    const size_t seen = qemu.serial().Lines().size();
+    size_t line_number = 0;
+    const auto next = qemu.serial().WaitForLine(
+        [&](const std::string&) { return line_number++ >= seen; }, deadline);
+    if (!next.ok()) return false;
+  }
+  return true;
+}
+
+nlohmann::json BlockStats(const nlohmann::json& stats, const std::string& idstr) {
+  for (const nlohmann::json& block : stats.value("blocks", nlohmann::json::array())) {
+    if (block.value("idstr", nlohmann::json()) == idstr) return block;
+  }
+  return nullptr;
+}
+
+}  // namespace ramjet

@@ -1,0 +1,243 @@
+// The functions of libc that QEMU loads a snapshot with, in front of libc's own.
+//
+// Nothing else is exported from the preload library (tools/preload/exports.lds). A program that
+// never loads a snapshot pays one comparison a call: of the first bytes that readv() returns, which
+// is how QEMU reads a migration stream, and of a flag everywhere else.
+//
+// The library's own calls come through here, too. They do no harm: it reads the snapshot through a
+// descriptor of its own, which Session knows, and it discards guest memory by the bare system call.
+//
+// State is never destroyed: QEMU's threads still run when a process ends.
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "mappedram/format.h"
+#include "tools/preload/passed_files.h"
+#include "tools/preload/session.h"
+#include "tools/preload/settings.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet {
+namespace {
+
+// libc's own function, or that of whoever comes after us. Constant-initialized, for other
+// libraries' constructors may call before ours has run.
+template <typename Function>
+class Original {
+ public:
+  constexpr explicit Original(const char* name) : name_(name) {}
+
+  template <typename... Args>
+  auto operator()(Args... args) {
+    // relaxed: whoever finds nothing looks it up, and finds the same.
+    Function* function = function_.load(std::memory_order_relaxed);
+    if (function == nullptr) {
+      function = reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name_));
+      function_.store(function, std::memory_order_relaxed);
+    }
+    return function(args...);
+  }
+
+ private:
+  const char* const name_;
+  std::atomic<Function*> function_{nullptr};
+};
+
+constinit Original<ssize_t(int, const iovec*, int)> original_readv("readv");
+constinit Original<ssize_t(int, void*, size_t, off_t)> original_pread("pread");
+constinit Original<ssize_t(int, void*, size_t, off64_t)> original_pread64("pread64");
+constinit Original<ssize_t(int, const iovec*, int, off_t)> original_preadv("preadv");
+constinit Original<ssize_t(int, const iovec*, int, off64_t)> original_preadv64("preadv64");
+constinit Original<int(int, int, off_t, off_t)> original_fallocate("fallocate");
+constinit Original<int(int, int, off64_t, off64_t)> original_fallocate64("fallocate64");
+constinit Original<int(int, off_t)> original_ftruncate("ftruncate");
+constinit Original<int(int, off64_t)> original_ftruncate64("ftruncate64");
+constinit Original<ssize_t(int, const msghdr*, int)> original_sendmsg("sendmsg");
+
+class State {
+ public:
+  // The session that is under way, or nullptr.
+  std::shared_ptr<Session> Current() ABSL_LOCKS_EXCLUDED(mu_) {
+    if (!active_.load(std::memory_order_acquire)) return nullptr;
+    absl::MutexLock lock(&mu_);
+    std::shared_ptr<Session> session = session_.lock();
+    if (session == nullptr || session->over()) active_.store(false, std::memory_order_release);
+    return active_.load(std::memory_order_relaxed) ? session : nullptr;
+  }
+
+  // `fd` has given the first bytes of a stream.
+  void BeginSession(int fd, uint64_t stream_offset) ABSL_LOCKS_EXCLUDED(mu_) {
+    // What an earlier load still owes is loaded first: its memory may be that of the next one.
+    if (const std::shared_ptr<Session> before = Current()) before->Retire();
+    const std::shared_ptr<Session> session = Session::Begin(
+        fd, stream_offset, Settings::FromEnvironment(), std::exchange(device_fd_, -1), passed_);
+    absl::MutexLock lock(&mu_);
+    session_ = session;
+    active_.store(true, std::memory_order_release);
+  }
+
+  // For a process that may later have no right to open it (-runas) or no path to it (-chroot).
+  void OpenDevice() {
+    const int before = errno;
+    device_fd_ = open(Userfaultfd::kDevice, O_RDWR | O_CLOEXEC);
+    errno = before;
+  }
+
+  PassedFiles& passed() { return passed_; }
+
+ private:
+  std::atomic<bool> active_{false};
+  absl::Mutex mu_;
+  std::weak_ptr<Session> session_ ABSL_GUARDED_BY(mu_);  // which keeps itself until it is over
+  int device_fd_ = -1;                                   // until a session takes it
+  PassedFiles passed_;
+};
+
+State& TheState() {
+  static State* const state = new State();
+  return *state;
+}
+
+__attribute__((constructor)) void OnLoad() { TheState().OpenDevice(); }
+
+__attribute__((destructor)) void OnExit() {
+  if (const std::shared_ptr<Session> session = TheState().Current()) session->WriteStats();
+}
+
+std::shared_ptr<Session> CurrentSession() { return TheState().Current(); }
+
+bool StartsStream(const iovec* iov, int count, ssize_t got) {
+  constexpr uint8_t kMagic[] = {kStreamMagic >> 24, kStreamMagic >> 16 & 0xff,
+                                kStreamMagic >> 8 & 0xff, kStreamMagic & 0xff};
+  return count > 0 && got >= static_cast<ssize_t>(sizeof(kMagic)) &&
+         iov[0].iov_len >= sizeof(kMagic) &&
+         std::memcmp(iov[0].iov_base, kMagic, sizeof(kMagic)) == 0;
+}
+
+void AfterStreamRead(int fd, const iovec* iov, int count, ssize_t got) {
+  const int before = errno;
+  struct stat status;
+  if (StartsStream(iov, count, got) && fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+    const off_t position = lseek(fd, 0, SEEK_CUR);
+    if (position >= got) TheState().BeginSession(fd, static_cast<uint64_t>(position - got));
+  } else if (const std::shared_ptr<Session> session = CurrentSession()) {
+    session->NoteStreamRead(fd);
+  }
+  errno = before;
+}
+
+// True if the read has been dealt with and is to be answered with `length`.
+bool Answer(int fd, void* to, size_t length, off_t offset) {
+  const std::shared_ptr<Session> session = CurrentSession();
+  if (session == nullptr || length == 0 || offset < 0) return false;
+  const int before = errno;
+  const bool answered = session->AnswerRead(fd, reinterpret_cast<uintptr_t>(to), length,
+                                            static_cast<uint64_t>(offset));
+  errno = before;
+  return answered;
+}
+
+bool Answer(int fd, const iovec* iov, int count, off_t offset) {
+  return count == 1 && Answer(fd, iov[0].iov_base, iov[0].iov_len, offset);
+}
+
+void BeforeFallocate(int fd, int mode, off_t offset, off_t length) {
+  if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) == 0 || offset < 0 || length <= 0) {
+    return;
+  }
+  if (const std::shared_ptr<Session> session = CurrentSession()) {
+    session->NotePunch(fd, static_cast<uint64_t>(offset), static_cast<uint64_t>(length));
+  }
+}
+
+void BeforeTruncate(int fd) {
+  if (const std::shared_ptr<Session> session = CurrentSession()) session->FinishBefore(fd);
+}
+
+void BeforePassing(const msghdr* message) {
+  auto* const header = const_cast<msghdr*>(message);
+  for (cmsghdr* part = CMSG_FIRSTHDR(header); part != nullptr; part = CMSG_NXTHDR(header, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+      struct stat status;
+      if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) continue;
+      TheState().passed().Add(status.st_dev, status.st_ino);
+      if (const std::shared_ptr<Session> session = CurrentSession()) session->FinishBefore(fd);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ramjet
+
+// On 64-bit systems a function and its ...64 twin are the same; programs are linked to either.
+extern "C" {
+
+ssize_t readv(int fd, const iovec* iov, int count) {
+  const ssize_t got = ramjet::original_readv(fd, iov, count);
+  if (got > 0) ramjet::AfterStreamRead(fd, iov, count, got);
+  return got;
+}
+
+ssize_t pread(int fd, void* to, size_t length, off_t offset) {
+  if (ramjet::Answer(fd, to, length, offset)) return static_cast<ssize_t>(length);
+  return ramjet::original_pread(fd, to, length, offset);
+}
+
+ssize_t pread64(int fd, void* to, size_t length, off64_t offset) {
+  if (ramjet::Answer(fd, to, length, offset)) return static_cast<ssize_t>(length);
+  return ramjet::original_pread64(fd, to, length, offset);
+}
+
+ssize_t preadv(int fd, const iovec* iov, int count, off_t offset) {
+  if (ramjet::Answer(fd, iov, count, offset)) return static_cast<ssize_t>(iov[0].iov_len);
+  return ramjet::original_preadv(fd, iov, count, offset);
+}
+
+ssize_t preadv64(int fd, const iovec* iov, int count, off64_t offset) {
+  if (ramjet::Answer(fd, iov, count, offset)) return static_cast<ssize_t>(iov[0].iov_len);
+  return ramjet::original_preadv64(fd, iov, count, offset);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t length) {
+  ramjet::BeforeFallocate(fd, mode, offset, length);
+  return ramjet::original_fallocate(fd, mode, offset, length);
+}
+
+int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
+  ramjet::BeforeFallocate(fd, mode, offset, length);
+  return ramjet::original_fallocate64(fd, mode, offset, length);
+}
+
+int ftruncate(int fd, off_t length) noexcept {
+  ramjet::BeforeTruncate(fd);
+  return ramjet::original_ftruncate(fd, length);
+}
+
+int ftruncate64(int fd, off64_t length) noexcept {
+  ramjet::BeforeTruncate(fd);
+  return ramjet::original_ftruncate64(fd, length);
+}
+
+ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+  if (message != nullptr && message->msg_controllen > 0) ramjet::BeforePassing(message);
+  return ramjet::original_sendmsg(fd, message, flags);
+}
+
+}  // extern "C"

@@ -1,0 +1,303 @@
+#include "tools/preload/session.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "mappedram/file.h"
+#include "tools/preload/process_view.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet {
+namespace {
+
+// A block with less content than this is read faster than it is registered, emptied and faulted in.
+constexpr uint64_t kMinLazyBytes = 512 << 10;
+
+// Loading ahead begins when QEMU has read its devices' state, which it would otherwise have to
+// share the disk for; but not later than this, should it dawdle.
+constexpr absl::Duration kMaxEagerDelay = absl::Milliseconds(50);
+// And then not before QEMU has had the processor for starting the guest, to which the eager threads
+// are rivals.
+constexpr absl::Duration kResumeGrace = absl::Milliseconds(3);
+
+// A line on stderr, in one piece.
+void Say(const std::string& message) {
+  const std::string line = absl::StrCat("ramjet: ", message, "\n");
+  (void)!write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace
+
+std::shared_ptr<Session> Session::Begin(int fd, uint64_t stream_offset, const Settings& settings,
+                                        int device_fd, const PassedFiles& passed) {
+  std::shared_ptr<Session> session(new Session(settings, device_fd, passed));
+  session->keep_alive_ = session;
+  const absl::Status opened = session->Open(fd, stream_offset);
+  if (!opened.ok()) {
+    // Not a word on stderr: QEMU will read the file, and say itself what it thinks of it.
+    {
+      absl::MutexLock lock(&session->mu_);
+      session->fallback_ = std::string(opened.message());
+    }
+    session->End();
+  }
+  return session;
+}
+
+Session::~Session() {
+  if (Userfaultfd::IsDevice(device_fd_)) close(device_fd_);
+}
+
+// Lets go of everything: descriptors close when the last call that is under way returns.
+void Session::End() {
+  WriteStats();  // before the next session can begin, and write its own
+  over_.Notify();
+  keep_alive_.reset();
+}
+
+absl::Status Session::Open(int fd, uint64_t stream_offset) {
+  std::error_code error;
+  const std::filesystem::path path =
+      std::filesystem::read_symlink(absl::StrCat("/proc/self/fd/", fd), error);
+  absl::StatusOr<File> file = File::Reopen(fd, error ? "the snapshot" : path.string());
+  if (!file.ok()) return file.status();
+  absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
+      Snapshot::Open(*std::move(file), stream_offset);
+  if (!snapshot.ok()) return snapshot.status();
+  snapshot_ = *std::move(snapshot);
+  const std::vector<SnapshotBlock>& blocks = snapshot_->blocks();
+  blocks_ = std::make_unique<Block[]>(blocks.size());
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].nonzero_pages > 0) by_offset_.push_back(i);
+  }
+  std::sort(by_offset_.begin(), by_offset_.end(),
+            [&](size_t a, size_t b) { return blocks[a].pages_offset < blocks[b].pages_offset; });
+  return absl::OkStatus();
+}
+
+std::optional<size_t> Session::FindBlock(uint64_t offset, size_t length) const {
+  const std::vector<SnapshotBlock>& blocks = snapshot_->blocks();
+  const auto after =
+      std::upper_bound(by_offset_.begin(), by_offset_.end(), offset,
+                       [&](uint64_t at, size_t i) { return at < blocks[i].pages_offset; });
+  if (after == by_offset_.begin()) return std::nullopt;
+  const size_t index = *(after - 1);
+  const SnapshotBlock& block = blocks[index];
+  const uint64_t into_block = offset - block.pages_offset;
+  const bool inside = into_block < block.used_length && length <= block.used_length - into_block;
+  return inside ? std::optional(index) : std::nullopt;
+}
+
+bool Session::IsSnapshotFile(int fd) const {
+  struct stat status;
+  return fstat(fd, &status) == 0 && status.st_dev == snapshot_->file().device() &&
+         status.st_ino == snapshot_->file().inode();
+}
+
+bool Session::AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset) {
+  // Behind the stream's end come only reads of the guest's, which may choose its offsets as it
+  // likes.
+  if (snapshot_ == nullptr || stream_ended_.HasBeenNotified() || fd == snapshot_->file().fd()) {
+    return false;
+  }
+  const std::optional<size_t> index = FindBlock(offset, length);
+  if (!index) return false;
+  const uintptr_t host = to - (offset - snapshot_->blocks()[*index].pages_offset);
+  Block& block = blocks_[*index];
+  Mode mode = block.mode.load(std::memory_order_acquire);
+  if (mode == Mode::kUndecided) {
+    if (!IsSnapshotFile(fd)) return false;
+    mode = Decide(*index, host) ? Mode::kLazy : Mode::kStock;
+  }
+  // A read to elsewhere is somebody's own business. To just there only the snapshot is read before
+  // the guest runs.
+  if (mode != Mode::kLazy || block.host != host) return false;
+  last_answer_ns_.store(absl::ToInt64Nanoseconds(absl::Now() - begun_));
+  return true;
+}
+
+// Decides, once, whether the block that was first read to `host` is loaded lazily.
+bool Session::Decide(size_t index, uintptr_t host) {
+  absl::MutexLock lock(&mu_);
+  Block& block = blocks_[index];
+  const Mode decided = block.mode.load(std::memory_order_acquire);
+  if (decided != Mode::kUndecided) return decided == Mode::kLazy;
+
+  const SnapshotBlock& stored = snapshot_->blocks()[index];
+  bool lazy = false;
+  if (stored.nonzero_pages * stored.page_size >= kMinLazyBytes) {
+    const absl::Status status = MakeLazy(index, host);
+    lazy = status.ok();
+    if (!lazy) {
+      const std::string reason =
+          absl::StrCat("block \"", stored.idstr, "\" is read by QEMU itself: ", status.message());
+      Say(reason);
+      if (fallback_.empty()) fallback_ = reason;
+    }
+  }
+  block.mode.store(lazy ? Mode::kLazy : Mode::kStock, std::memory_order_release);
+  return lazy;
+}
+
+absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
+  const uint64_t length = snapshot_->blocks()[index].used_length;
+  absl::StatusOr<Mapping> mapping = CheckGuestMemory(host, length);
+  if (!mapping.ok()) return mapping.status();
+  if (mapping->shared && passed_.Contains(mapping->device, mapping->inode)) {
+    return absl::FailedPreconditionError("its memory is shared with another process");
+  }
+  if (loader_ == nullptr && loader_status_.ok()) loader_status_ = StartLoader();
+  if (!loader_status_.ok()) return loader_status_;
+  absl::Status attached =
+      loader_->Attach(index, reinterpret_cast<void*>(host),
+                      mapping->shared ? BlockMemory::kShared : BlockMemory::kPrivate);
+  if (!attached.ok()) return attached;
+  Block& block = blocks_[index];
+  block.host = host;
+  block.backing_device = mapping->device;
+  block.backing_inode = mapping->inode;
+  block.backing_offset = mapping->offset;
+  return absl::OkStatus();
+}
+
+absl::Status Session::StartLoader() {
+  absl::Status status = CheckNoPinningDevice();
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<SnapshotLoader>> loader = SnapshotLoader::Create(
+      snapshot_, {.device_fd = device_fd_, .eager_threads = settings_.eager_threads});
+  if (!loader.ok()) return loader.status();
+  loader_ = *std::move(loader);
+  // The thread keeps the session, which may be replaced by the next one meanwhile.
+  status = Thread::StartDetached("ramjet-session", [self = shared_from_this()] { self->Run(); });
+  if (!status.ok()) loader_.reset();
+  return status;
+}
+
+void Session::NoteStreamRead(int fd) {
+  if (snapshot_ == nullptr || stream_ended_.HasBeenNotified() || !IsSnapshotFile(fd)) return;
+  const off_t position = lseek(fd, 0, SEEK_CUR);
+  if (position > static_cast<off_t>(snapshot_->description().eof_offset)) EndStream();
+}
+
+void Session::EndStream() {
+  if (stream_ending_.exchange(true)) return;
+  stream_ended_.Notify();
+  absl::ReleasableMutexLock lock(&mu_);
+  if (loader_ != nullptr) return;  // its thread does the rest
+  to_complete_ = absl::Now() - begun_;
+  lock.Release();
+  End();
+}
+
+void Session::Run() {
+  stream_ended_.WaitForNotificationWithTimeout(kMaxEagerDelay);
+  absl::SleepFor(kResumeGrace);
+  absl::Status loaded = settings_.eager ? loader_->StartEager() : absl::OkStatus();
+  if (!loaded.ok()) Say(absl::StrCat("pages come only when they are touched: ", loaded.message()));
+
+  stream_ended_.WaitForNotification();  // no block is attached from here on
+  size_t reported = 0;
+  do {
+    loaded = loader_->Wait(absl::Seconds(1));
+    // Each reason once, and as soon as it is known: what follows may be the end of the VM.
+    const std::vector<std::string> errors = loader_->stats().errors();
+    for (; reported < errors.size(); ++reported) Say(errors[reported]);
+    if (absl::IsAborted(loaded)) {
+      Say("the VM is killed: it would wait for that page for ever");
+      WriteStats();
+      kill(getpid(), SIGKILL);
+    }
+  } while (!loaded.ok());
+
+  {
+    absl::MutexLock lock(&mu_);
+    to_complete_ = absl::Now() - begun_;
+    const absl::Status detached = loader_->Detach();
+    if (!detached.ok()) Say(std::string(detached.message()));
+  }
+  End();
+}
+
+void Session::NotePunch(int fd, uint64_t offset, uint64_t length) {
+  struct stat status;
+  if (snapshot_ == nullptr || over() || fstat(fd, &status) != 0) return;
+  for (const size_t index : by_offset_) {
+    const Block& block = blocks_[index];
+    if (block.mode.load(std::memory_order_acquire) != Mode::kLazy) continue;
+    if (block.backing_inode != status.st_ino || block.backing_device != status.st_dev) continue;
+    // The hole in the block's own bytes.
+    const uint64_t block_length = snapshot_->blocks()[index].used_length;
+    const uint64_t hole_end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length;
+    const uint64_t start = std::max(offset, block.backing_offset) - block.backing_offset;
+    const uint64_t end =
+        std::min(std::max(hole_end, block.backing_offset) - block.backing_offset, block_length);
+    if (start < end) loader_->Discard(block.host + start, block.host + end);
+  }
+}
+
+void Session::FinishBefore(int fd) {
+  struct stat status;
+  if (snapshot_ == nullptr || over() || fstat(fd, &status) != 0) return;
+  bool ours =
+      status.st_dev == snapshot_->file().device() && status.st_ino == snapshot_->file().inode();
+  for (const size_t index : by_offset_) {
+    const Block& block = blocks_[index];
+    ours = ours || (block.mode.load(std::memory_order_acquire) == Mode::kLazy &&
+                    block.backing_inode == status.st_ino && block.backing_device == status.st_dev);
+  }
+  if (ours) LoadAttached();
+}
+
+void Session::LoadAttached() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (loader_ == nullptr || over()) return;
+    (void)loader_->StartEager();
+  }
+  (void)loader_->Wait();
+}
+
+void Session::Retire() {
+  EndStream();
+  LoadAttached();
+  over_.WaitForNotification();
+}
+
+void Session::WriteStats() {
+  absl::MutexLock lock(&mu_);
+  if (settings_.stats_path.empty()) return;
+  const absl::Status written =
+      ReplaceFile(settings_.stats_path,
+                  FormatStats(CollectStats(), loader_ == nullptr ? nullptr : &loader_->stats()));
+  if (!written.ok()) Say(absl::StrCat("cannot write statistics: ", written.message()));
+}
+
+StatsContent Session::CollectStats() const {
+  StatsContent content;
+  content.complete = to_complete_.has_value();
+  content.fallback = fallback_;
+  content.to_resume = absl::Nanoseconds(last_answer_ns_.load());
+  content.to_complete = to_complete_.value_or(absl::InfiniteDuration());
+  if (loader_ != nullptr) {
+    content.lazy_pages = loader_->attached_pages();
+    content.cpu = absl::Nanoseconds(static_cast<int64_t>(loader_->cpu_ns()));
+  }
+  if (snapshot_ != nullptr) {
+    for (size_t i = 0; i < snapshot_->blocks().size(); ++i) {
+      const SnapshotBlock& block = snapshot_->blocks()[i];
+      content.blocks.push_back({.idstr = block.idstr,
+                                .pages = block.pages(),
+                                .nonzero = block.nonzero_pages,
+                                .lazy = blocks_[i].mode.load() == Mode::kLazy});
+    }
+  }
+  return content;
+}
+
+}  // namespace ramjet

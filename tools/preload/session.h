@@ -1,0 +1,128 @@
+// One incoming migration of the process that we are preloaded into, from its first byte to the last
+// page.
+#ifndef RAMJET_TOOLS_PRELOAD_SESSION_H_
+#define RAMJET_TOOLS_PRELOAD_SESSION_H_
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "loader/snapshot_loader.h"
+#include "loader/thread.h"
+#include "mappedram/snapshot.h"
+#include "tools/preload/passed_files.h"
+#include "tools/preload/settings.h"
+#include "tools/preload/stats_file.h"
+
+namespace ramjet {
+
+// Answers QEMU's page reads without reading, block by block where that is safe, and loads the pages
+// behind its back. Where it is not safe, or anything at all is odd, the read is QEMU's own, which
+// is always right: a read depends on nothing but the file.
+//
+// A session begins with the first bytes of a stream, and lasts until every page is there and QEMU
+// has read the stream to its end. It is shared by the calls that are under way and its own thread.
+//
+// Threads: all methods may be called concurrently, by any thread of the process but the loader's.
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  ~Session();
+
+  // `fd` has just given the first bytes of a migration stream that begins at `stream_offset`. Never
+  // fails: a file that is not fit makes a session that answers nothing and remembers why.
+  // `device_fd` is an open /dev/userfaultfd, which the session closes, or -1; `passed` outlives the
+  // session.
+  static std::shared_ptr<Session> Begin(int fd, uint64_t stream_offset, const Settings& settings,
+                                        int device_fd, const PassedFiles& passed);
+
+  // Nothing is left to be done for it.
+  bool over() const { return over_.HasBeenNotified(); }
+
+  // pread of `length` bytes at `offset` to `to`: true if it has been dealt with, and is to be
+  // answered with `length`.
+  bool AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset);
+
+  // `fd` has been read at its own position.
+  void NoteStreamRead(int fd);
+
+  // Bytes [offset, offset + length) of the file `fd`, perhaps the backing of a block, are about to
+  // be punched out.
+  void NotePunch(int fd, uint64_t offset, uint64_t length);
+
+  // `fd` is about to be given to another process, or cut: if it is memory that is being loaded, or
+  // the file that it is loaded from, loads all that is left first.
+  void FinishBefore(int fd);
+
+  // There will be no more reads for this session: loads all that is left and ends it.
+  void Retire();
+
+  // For the end of the process, which may come at any time: writes the statistics as they stand.
+  void WriteStats() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  enum class Mode { kUndecided, kLazy, kStock };
+  struct Block {
+    std::atomic<Mode> mode{Mode::kUndecided};
+    // Constant once `mode` is kLazy.
+    uintptr_t host = 0;
+    dev_t backing_device = 0;
+    ino_t backing_inode = 0;  // 0: private memory
+    uint64_t backing_offset = 0;
+  };
+
+  Session(const Settings& settings, int device_fd, const PassedFiles& passed)
+      : settings_(settings), device_fd_(device_fd), passed_(passed), begun_(absl::Now()) {}
+  absl::Status Open(int fd, uint64_t stream_offset);
+  std::optional<size_t> FindBlock(uint64_t offset, size_t length) const;
+  bool IsSnapshotFile(int fd) const;
+  bool Decide(size_t index, uintptr_t host) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status MakeLazy(size_t index, uintptr_t host) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status StartLoader() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndStream();
+  void End();
+  void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
+  void Run();
+  StatsContent CollectStats() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Constant after Begin().
+  const Settings settings_;
+  const int device_fd_;
+  const PassedFiles& passed_;
+  const absl::Time begun_;
+  std::shared_ptr<Snapshot> snapshot_;  // nullptr: refused
+  std::unique_ptr<Block[]> blocks_;     // parallel to snapshot_->blocks()
+  std::vector<size_t> by_offset_;       // indexes of blocks with pages, by rising pages_offset
+
+  // Thread-safe themselves.
+  std::atomic<int64_t> last_answer_ns_{0};  // after begun_
+  absl::Notification stream_ended_;
+  std::atomic<bool> stream_ending_{false};  // whoever sets it notifies
+  absl::Notification over_;
+  std::shared_ptr<Session> keep_alive_;  // itself, until it is over
+
+  absl::Mutex mu_;
+  std::string fallback_ ABSL_GUARDED_BY(mu_);  // the first reason why something is not lazy
+  bool eager_started_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<absl::Duration> to_complete_ ABSL_GUARDED_BY(mu_);
+
+  // Set once, by the first lazy block, under mu_; read by whoever has seen a kLazy block.
+  std::unique_ptr<SnapshotLoader> loader_;
+  absl::Status loader_status_ ABSL_GUARDED_BY(mu_);  // why there is none, if one was wanted
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_TOOLS_PRELOAD_SESSION_H_

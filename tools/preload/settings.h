@@ -1,0 +1,34 @@
+// What `ramjet run` tells the preload library, by the environment.
+#ifndef RAMJET_TOOLS_PRELOAD_SETTINGS_H_
+#define RAMJET_TOOLS_PRELOAD_SETTINGS_H_
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace ramjet {
+
+inline constexpr char kStatsVariable[] = "RAMJET_STATS";                 // an absolute path
+inline constexpr char kEagerVariable[] = "RAMJET_EAGER";                 // "on" (default) or "off"
+inline constexpr char kEagerThreadsVariable[] = "RAMJET_EAGER_THREADS";  // 1 and up; 2 by default
+
+struct Settings {
+  std::string stats_path;  // empty: none wanted
+  bool eager = true;
+  unsigned eager_threads = 2;
+
+  static Settings FromEnvironment() {
+    Settings settings;
+    if (const char* path = std::getenv(kStatsVariable)) settings.stats_path = path;
+    if (const char* eager = std::getenv(kEagerVariable)) settings.eager = std::strcmp(eager, "off");
+    if (const char* threads = std::getenv(kEagerThreadsVariable)) {
+      std::from_chars(threads, threads + std::strlen(threads), settings.eager_threads);
+    }
+    return settings;
+  }
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_TOOLS_PRELOAD_SETTINGS_H_

@@ -1,0 +1,84 @@
+#include "tools/preload/stats_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+
+namespace ramjet {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double Microseconds(uint64_t ns) { return static_cast<double>(ns) / 1000; }
+
+Json OrNull(absl::Duration duration) {
+  return duration == absl::InfiniteDuration() ? Json() : Json(absl::ToDoubleSeconds(duration));
+}
+
+Json PageCountsJson(const StatsContent& content, const LoadStats& stats) {
+  return {{"total", content.lazy_pages.total},
+          {"eager", stats.eager.load()},
+          {"faulted", stats.faulted.load()},
+          {"zero", content.lazy_pages.total - content.lazy_pages.nonzero},
+          {"removed", stats.removed.load()},
+          {"poisoned", stats.poisoned.load()}};
+}
+
+Json FaultsJson(const LatencyHistogram& faults) {
+  return {{"count", faults.count()},
+          {"p50", Microseconds(faults.QuantileNs(0.5))},
+          {"p90", Microseconds(faults.QuantileNs(0.9))},
+          {"p99", Microseconds(faults.QuantileNs(0.99))},
+          {"p999", Microseconds(faults.QuantileNs(0.999))},
+          {"max", Microseconds(faults.max_ns())}};
+}
+
+}  // namespace
+
+std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
+  static const LoadStats* const kNone = new LoadStats();
+  const LoadStats& counted = stats != nullptr ? *stats : *kNone;
+  Json blocks = Json::array();
+  for (const StatsContent::Block& block : content.blocks) {
+    blocks.push_back({{"idstr", block.idstr},
+                      {"pages", block.pages},
+                      {"nonzero", block.nonzero},
+                      {"lazy", block.lazy}});
+  }
+  const Json json = {
+      {"schema", "ramjet.stats/1"},
+      {"mode", stats != nullptr ? "lazy" : "stock"},
+      {"complete", content.complete},
+      {"fallback", content.fallback.empty() ? Json() : Json(content.fallback)},
+      {"blocks", std::move(blocks)},
+      {"pages", PageCountsJson(content, counted)},
+      {"seconds",
+       {{"to_resume", OrNull(content.to_resume)},
+        {"to_complete", OrNull(content.to_complete)},
+        {"cpu", absl::ToDoubleSeconds(content.cpu)}}},
+      {"fault_us", FaultsJson(counted.fault_ns)},
+      {"errors", counted.errors()},
+  };
+  // File names and idstrs are whatever bytes somebody chose.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::Status ReplaceFile(const std::string& path, const std::string& text) {
+  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  const bool written =
+      fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (written && std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  if (fd >= 0) unlink(temporary.c_str());
+  return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(written ? errno : error)));
+}
+
+}  // namespace ramjet

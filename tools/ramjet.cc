@@ -1,0 +1,122 @@
+// The `ramjet` command. Exit status: 0 done; 1 the file, the VM or the machine said no; 2 usage.
+//
+// Compiled with exceptions, as the only file, for CLI11 reports errors by them; none leaves main().
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "loader/snapshot_loader.h"
+#include "tools/demo.h"
+#include "tools/inspect.h"
+#include "tools/run.h"
+
+namespace {
+
+constexpr char kDescription[] =
+    "Resumes a virtual machine from a snapshot before its memory is loaded.\n"
+    "\n"
+    "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
+    "  ramjet inspect vm.mr\n"
+    "  ramjet demo";
+
+constexpr char kRunDescription[] =
+    "Runs an unpatched QEMU (9.0 or later) whose snapshot loads take milliseconds.";
+
+constexpr char kRunFooter[] =
+    "The guest runs at once; pages that it touches are fetched on demand, and the rest arrives "
+    "behind\n"
+    "its back. ramjet becomes QEMU: same process, standard streams, signals and exit status. "
+    "Without\n"
+    "--incoming, whatever mapped-ram load QEMU is told to do (-incoming, migrate-incoming) is "
+    "lazy.\n"
+    "\n"
+    "What cannot be loaded lazily (huge pages, memory that devices or other processes share, "
+    "locked or\n"
+    "preallocated memory) QEMU reads itself, as without ramjet; one line on stderr says why. Needs "
+    "read\n"
+    "and write access to /dev/userfaultfd, or CAP_SYS_PTRACE.\n"
+    "\n"
+    "To write a snapshot: the QMP commands migrate-set-capabilities (mapped-ram on) and migrate "
+    "(uri\n"
+    "file:vm.mr).\n"
+    "\n"
+    "Example:\n"
+    "  ramjet run --incoming vm.mr --stats load.json -- qemu-system-x86_64 -accel kvm -m 4G ...";
+
+}  // namespace
+
+// What CLI11 throws beside ParseError would be our own misuse of it.
+// NOLINTNEXTLINE(bugprone-exception-escape)
+int main(int argc, char** argv) {
+  CLI::App app(kDescription, "ramjet");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "ramjet 0.1.0");
+
+  CLI::App* const inspect = app.add_subcommand(
+      "inspect", "Says what is in a snapshot file, or in one line what is wrong with it.");
+  std::string file;
+  bool json = false;
+  std::optional<uint64_t> stream_offset;
+  inspect->add_option("FILE", file, "The snapshot; behind libvirt's save image header, too")
+      ->required();
+  inspect->add_flag("--json", json, "Print one JSON object (schema ramjet.inspect/1)");
+  inspect->add_option("--offset", stream_offset, "Where the stream begins, if not at the start")
+      ->type_name("BYTES");
+
+  CLI::App* const run = app.add_subcommand("run", kRunDescription);
+  ramjet::RunOptions run_options;
+  std::string eager = "on";
+  run->add_option("--incoming", run_options.incoming,
+                  "Load this snapshot (adds -global migration.mapped-ram=on -incoming file:FILE)")
+      ->type_name("FILE");
+  run->add_option("--stats", run_options.stats_path,
+                  "Write statistics there when everything is loaded, and at exit (ramjet.stats/1)")
+      ->type_name("FILE");
+  run->add_option("--eager", eager, "Load ahead what nobody has touched yet (default: on)")
+      ->check(CLI::IsMember({"on", "off"}));
+  run->add_option("--eager-threads", run_options.eager_threads,
+                  "How many threads load ahead (default: 2)")
+      ->check(CLI::Range(1u, ramjet::SnapshotLoader::kMaxEagerThreads));
+  run->footer(kRunFooter);
+
+  CLI::App* const demo = app.add_subcommand(
+      "demo", "Boots a small Linux guest, saves it, and restores it with and without ramjet.");
+  ramjet::DemoOptions demo_options;
+  demo->add_option("--memory", demo_options.memory_mib, "Memory of the guest (default: 1024)")
+      ->type_name("MIB")
+      ->check(CLI::Range(uint64_t{256}, uint64_t{65536}));
+  demo->add_option("--rounds", demo_options.rounds, "Restores of each kind (default: 3)")
+      ->check(CLI::Range(1, 100));
+  demo->add_option("--accel", demo_options.accel, "QEMU's accelerator (default: tcg)")
+      ->check(CLI::IsMember({"tcg", "kvm"}));
+  demo->add_flag("--keep", demo_options.keep, "Leave the snapshot behind, and say where");
+  demo->add_flag("--json", demo_options.json, "Print one JSON object (schema ramjet.demo/1)");
+
+  // What comes after -- is the emulator's, whatever it looks like.
+  char** const end = argv + argc;
+  char** const separator = std::find(argv, end, std::string("--"));
+  if (separator != end) run_options.command.assign(separator + 1, end);
+  try {
+    app.parse(static_cast<int>(separator - argv), argv);
+    if (separator != end && !run->parsed()) {
+      throw CLI::ExtrasError({"--"});
+    }
+    if (run->parsed() && run_options.command.empty()) {
+      throw CLI::RequiredError("-- EMULATOR [ARG...]");
+    }
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::cerr << "ramjet: " << error.what() << "\nTry: ramjet --help, ramjet run --help\n";
+    return 2;
+  }
+
+  run_options.eager = eager == "on";
+  if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
+  if (run->parsed()) return ramjet::RunEmulator(run_options);
+  return ramjet::RunDemo(demo_options);
+}

@@ -1,0 +1,97 @@
+#include "tools/run.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "mappedram/file.h"
+#include "mappedram/snapshot.h"
+#include "tools/preload/settings.h"
+
+namespace ramjet {
+namespace {
+
+constexpr char kLibrary[] = "libramjet_preload.so";
+
+int Fail(const std::string& why) {
+  std::fprintf(stderr, "ramjet: %s\n", why.c_str());
+  return 1;
+}
+
+// Where the emulator finds the stream in `path`. A file in which none is found gets no offset, and
+// from the emulator the answer that it would have given without us.
+std::string MigrationUri(const std::string& path) {
+  absl::StatusOr<File> file = File::Open(path);
+  if (file.ok()) {
+    const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(*file);
+    if (description.ok() && description->stream_offset > 0) {
+      return absl::StrCat("file:", path, ",offset=", description->stream_offset);
+    }
+  }
+  return absl::StrCat("file:", path);
+}
+
+// In front of whatever the caller preloads himself.
+void Preload(const std::string& library) {
+  const char* const others = std::getenv("LD_PRELOAD");
+  const std::string all =
+      others == nullptr || *others == '\0' ? library : absl::StrCat(library, ":", others);
+  setenv("LD_PRELOAD", all.c_str(), 1);
+}
+
+}  // namespace
+
+int RunEmulator(const RunOptions& options) {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return Fail(absl::StrCat("/proc/self/exe: ", error.message()));
+  const std::string library = self.parent_path() / kLibrary;
+  if (access(library.c_str(), R_OK) != 0) {
+    return Fail(absl::StrCat("the preload library is not beside this program: ", library, ": ",
+                             std::strerror(errno)));
+  }
+  // The dynamic linker takes both for separators.
+  if (absl::StrContains(library, ':') || absl::StrContains(library, ' ')) {
+    return Fail(absl::StrCat(
+        "the preload library cannot be used from a path with a colon or space: ", library));
+  }
+  Preload(library);
+  setenv(kEagerVariable, options.eager ? "on" : "off", 1);
+  setenv(kEagerThreadsVariable, absl::StrCat(options.eager_threads).c_str(), 1);
+  if (options.stats_path.empty()) {
+    unsetenv(kStatsVariable);
+  } else {
+    // Absolute, for -daemonize changes the directory; and no old file may pass for the new run's.
+    const std::filesystem::path stats = std::filesystem::absolute(options.stats_path, error);
+    if (error) return Fail(absl::StrCat(options.stats_path, ": ", error.message()));
+    setenv(kStatsVariable, stats.c_str(), 1);
+    if (unlink(stats.c_str()) != 0 && errno != ENOENT) {
+      return Fail(absl::StrCat(stats.string(), ": ", std::strerror(errno)));
+    }
+  }
+
+  std::vector<std::string> command = options.command;
+  if (!options.incoming.empty()) {
+    for (const std::string& argument :
+         {std::string("-global"), std::string("migration.mapped-ram=on"), std::string("-incoming"),
+          MigrationUri(options.incoming)}) {
+      command.push_back(argument);
+    }
+  }
+  std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
+  for (std::string& argument : command) arguments.push_back(argument.data());
+  arguments.push_back(nullptr);
+  execvp(arguments[0], arguments.data());
+  return Fail(absl::StrCat("cannot run ", command[0], ": ", std::strerror(errno)));
+}
+
+}  // namespace ramjet

@@ -1,0 +1,24 @@
+// `ramjet run`: an unpatched emulator with the preload library in it.
+#ifndef RAMJET_TOOLS_RUN_H_
+#define RAMJET_TOOLS_RUN_H_
+
+#include <string>
+#include <vector>
+
+namespace ramjet {
+
+struct RunOptions {
+  std::string incoming;    // a snapshot that the emulator is told to load; empty: none
+  std::string stats_path;  // where statistics go; empty: nowhere
+  bool eager = true;
+  unsigned eager_threads = 2;
+  std::vector<std::string> command;  // the emulator and its arguments
+};
+
+// Becomes the emulator: same process, standard streams, signals and exit status. Returns, with exit
+// status 1 and one line on stderr, only if that is impossible.
+int RunEmulator(const RunOptions& options);
+
+}  // namespace ramjet
+
+#endif  // RAMJET_TOOLS_RUN_H_

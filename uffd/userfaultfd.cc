@@ -1,0 +1,209 @@
+#include "uffd/userfaultfd.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "uffd/uapi.h"
+
+namespace ramjet {
+namespace {
+
+// How to come by a new descriptor. The choice is made once, for the handshake needs two: UFFDIO_API
+// succeeds only once on each.
+struct Origin {
+  int device_fd;  // -1: the system call
+  int NewFd() const {
+    constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;  // without O_NONBLOCK, poll() says POLLERR
+    return static_cast<int>(device_fd >= 0 ? ioctl(device_fd, uapi::kIoctlNew, kFlags)
+                                           : syscall(SYS_userfaultfd, kFlags));
+  }
+};
+
+absl::Status OpenError(int device_errno, int syscall_errno) {
+  if (syscall_errno == ENOSYS) {
+    return absl::FailedPreconditionError(
+        "this kernel has no userfaultfd (CONFIG_USERFAULTFD, Linux 4.11 or later)");
+  }
+  if (syscall_errno != EPERM) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("userfaultfd: ", std::strerror(syscall_errno)));
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("no permission to serve page faults: ", Userfaultfd::kDevice, ": ",
+                   std::strerror(device_errno),
+                   ", and userfaultfd(2) wants CAP_SYS_PTRACE or sysctl "
+                   "vm.unprivileged_userfaultfd=1; give this user read and write "
+                   "access to ",
+                   Userfaultfd::kDevice, " (setfacl -m u:USER:rw ", Userfaultfd::kDevice, ")"));
+}
+
+// Both directions of one rule: issue until the kernel has done all or says why not. `done` is the
+// ioctl's result field.
+template <typename Args, typename Advance>
+Installed Repeat(int fd, unsigned long request, uint64_t length, int64_t Args::*done,
+                 Advance args_at) {
+  uint64_t installed = 0;
+  while (installed < length) {
+    Args args = args_at(installed);
+    args.*done = 0;
+    if (ioctl(fd, request, &args) == 0) return {InstallResult::kDone, length};
+    // A short call says EAGAIN and how far it came; only the next call tells why it stopped.
+    if (errno == EAGAIN && args.*done > 0) {
+      installed += static_cast<uint64_t>(args.*done);
+      continue;
+    }
+    switch (errno) {
+      case EINTR:
+        continue;
+      case EAGAIN:
+        return {InstallResult::kAgain, installed};
+      case EEXIST:
+        return {InstallResult::kExists, installed};
+      case ENOENT:
+      case ESRCH:
+        return {InstallResult::kGone, installed};
+      case ENOMEM:
+      case ENOSPC:
+        return {InstallResult::kNoMemory, installed};
+      default:
+        return {InstallResult::kRefused, installed};
+    }
+  }
+  return {InstallResult::kDone, length};
+}
+
+}  // namespace
+
+bool Userfaultfd::IsDevice(int fd) {
+  struct stat given, device;
+  return fd >= 0 && fstat(fd, &given) == 0 && stat(kDevice, &device) == 0 &&
+         S_ISCHR(given.st_mode) && given.st_rdev == device.st_rdev;
+}
+
+absl::StatusOr<Userfaultfd> Userfaultfd::Open(int device_fd) {
+  const bool given = IsDevice(device_fd);
+  Origin origin{given ? device_fd : open(kDevice, O_RDWR | O_CLOEXEC)};
+  const int device_errno = errno;
+  int probe = origin.NewFd();
+  if (probe < 0 && origin.device_fd >= 0) {
+    if (!given) close(origin.device_fd);
+    origin.device_fd = -1;
+    probe = origin.NewFd();
+  }
+  if (probe < 0) return OpenError(device_errno, errno);
+
+  uapi::Api api{.api = uapi::kApi, .features = 0, .ioctls = 0};
+  const int probed = ioctl(probe, uapi::kIoctlApi, &api);
+  close(probe);
+  int fd = probed == 0 ? origin.NewFd() : -1;
+  if (origin.device_fd >= 0 && !given) close(origin.device_fd);
+  if (fd < 0) {
+    return absl::FailedPreconditionError(absl::StrCat("userfaultfd: ", std::strerror(errno)));
+  }
+
+  constexpr uint64_t kWanted =
+      uapi::kFeatureEventRemove | uapi::kFeaturePoison | uapi::kFeatureMove;
+  const uint64_t features = api.features & kWanted;
+  Userfaultfd result(fd, {.remove_events = (features & uapi::kFeatureEventRemove) != 0,
+                          .poison = (features & uapi::kFeaturePoison) != 0,
+                          .move = (features & uapi::kFeatureMove) != 0});
+  api = {.api = uapi::kApi, .features = features, .ioctls = 0};
+  if (ioctl(fd, uapi::kIoctlApi, &api) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("UFFDIO_API with features %#x: %s", features, std::strerror(errno)));
+  }
+  return result;
+}
+
+Userfaultfd::Userfaultfd(Userfaultfd&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), features_(other.features_) {}
+
+Userfaultfd& Userfaultfd::operator=(Userfaultfd&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(features_, other.features_);
+  return *this;
+}
+
+Userfaultfd::~Userfaultfd() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status Userfaultfd::Register(uintptr_t addr, uint64_t length) const {
+  uapi::Register args{.range = {addr, length}, .mode = uapi::kRegisterModeMissing, .ioctls = 0};
+  if (ioctl(fd_, uapi::kIoctlRegister, &args) != 0) {
+    const char* why = errno == EBUSY    ? "another userfaultfd has it"
+                      : errno == EINVAL ? "it is not anonymous or shared memory"
+                                        : std::strerror(errno);
+    return absl::FailedPreconditionError(
+        absl::StrFormat("cannot register %d bytes at %#x: %s", length, addr, why));
+  }
+  // Huge pages can be copied but not zeroed, and only whole: what cannot take Zero is refused.
+  constexpr uint64_t kNeeded = 1u << uapi::kNrCopy | 1u << uapi::kNrZeroPage;
+  if ((args.ioctls & kNeeded) != kNeeded) {
+    (void)Unregister(addr, length);
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%d bytes at %#x are of huge pages", length, addr));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Userfaultfd::Unregister(uintptr_t addr, uint64_t length) const {
+  uapi::Range args{.start = addr, .len = length};
+  if (ioctl(fd_, uapi::kIoctlUnregister, &args) == 0) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrFormat("cannot unregister %d bytes at %#x: %s", length, addr, std::strerror(errno)));
+}
+
+Installed Userfaultfd::Copy(uintptr_t addr, const void* from, uint64_t length) const {
+  return Repeat(fd_, uapi::kIoctlCopy, length, &uapi::Copy::copy, [&](uint64_t at) {
+    return uapi::Copy{.dst = addr + at,
+                      .src = reinterpret_cast<uintptr_t>(from) + at,
+                      .len = length - at,
+                      .mode = uapi::kModeDontWake,
+                      .copy = 0};
+  });
+}
+
+Installed Userfaultfd::Zero(uintptr_t addr, uint64_t length) const {
+  return Repeat(fd_, uapi::kIoctlZeroPage, length, &uapi::ZeroPage::zeropage, [&](uint64_t at) {
+    return uapi::ZeroPage{
+        .range = {addr + at, length - at}, .mode = uapi::kModeDontWake, .zeropage = 0};
+  });
+}
+
+Installed Userfaultfd::Move(uintptr_t addr, void* from, uint64_t length) const {
+  return Repeat(fd_, uapi::kIoctlMove, length, &uapi::Move::move, [&](uint64_t at) {
+    return uapi::Move{.dst = addr + at,
+                      .src = reinterpret_cast<uintptr_t>(from) + at,
+                      .len = length - at,
+                      .mode = uapi::kModeDontWake,
+                      .move = 0};
+  });
+}
+
+Installed Userfaultfd::Poison(uintptr_t addr, uint64_t length) const {
+  return Repeat(fd_, uapi::kIoctlPoison, length, &uapi::Poison::updated, [&](uint64_t at) {
+    return uapi::Poison{
+        .range = {addr + at, length - at}, .mode = uapi::kModeDontWake, .updated = 0};
+  });
+}
+
+void Userfaultfd::Wake(uintptr_t addr, uint64_t length) const {
+  uapi::Range args{.start = addr, .len = length};
+  // Fails only for an empty, unaligned or wrapping range, which would be our own bug and would lose
+  // a fault.
+  [[maybe_unused]] const int result = ioctl(fd_, uapi::kIoctlWake, &args);
+  assert(result == 0);
+}
+
+}  // namespace ramjet

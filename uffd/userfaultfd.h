@@ -1,0 +1,96 @@
+// A userfaultfd descriptor, with the errno of each ioctl folded into a word.
+#ifndef RAMJET_UFFD_USERFAULTFD_H_
+#define RAMJET_UFFD_USERFAULTFD_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace ramjet {
+
+// How an installing ioctl ended.
+enum class InstallResult {
+  kDone,      // the whole range is installed
+  kExists,    // the page after the installed ones is there already (EEXIST)
+  kAgain,     // the mapping is changing: an event waits to be read, or its thread has not run yet
+              // (EAGAIN)
+  kGone,      // the rest is no longer inside one registered mapping (ENOENT), or the process ends
+              // (ESRCH)
+  kNoMemory,  // ENOMEM, and ENOSPC of shared memory
+  kRefused,   // the kernel cannot do this here: EBUSY or EINVAL of Move, or an errno not listed
+              // above
+};
+
+// Bytes [0, length) of the range are installed; `result` says why it is not more.
+struct Installed {
+  InstallResult result;
+  uint64_t length;
+};
+
+// A descriptor for missing pages of this process's own memory. Closes itself.
+//
+// Closing it while pages of a registered range are missing would hand the guest zero pages without
+// a word (invariant 7): unregister first, which must only be done when everything owed is
+// installed.
+//
+// Addresses and lengths are multiples of the page size of the memory they lie in. Threads:
+// everything but the moves may be called concurrently.
+class Userfaultfd {
+ public:
+  struct Features {
+    bool remove_events = false;  // discards are reported as events
+    bool poison = false;         // since Linux 6.6
+    bool move = false;           // since Linux 6.8
+  };
+  static constexpr char kDevice[] = "/dev/userfaultfd";
+
+  // Opens a descriptor that sees kernel-mode faults too (KVM, vhost, O_DIRECT), and asks for those
+  // Features that this kernel has. Tries `device_fd` if that is an open kDevice, then kDevice
+  // (Linux 6.1), then userfaultfd(2). FailedPrecondition says which permission or kernel feature is
+  // missing and what would give it.
+  static absl::StatusOr<Userfaultfd> Open(int device_fd = -1);
+
+  // Whether `fd` is an open kDevice. A descriptor that was kept for long may be somebody else's by
+  // now.
+  static bool IsDevice(int fd);
+
+  Userfaultfd(Userfaultfd&& other) noexcept;
+  Userfaultfd& operator=(Userfaultfd&& other) noexcept;
+  ~Userfaultfd();
+
+  int fd() const { return fd_; }
+  const Features& features() const { return features_; }
+
+  // From the return on, whoever touches a missing page of [addr, addr + length) sleeps until it is
+  // installed. FailedPrecondition: not anonymous or shared memory, registered elsewhere, or huge
+  // pages, which want other arithmetic.
+  absl::Status Register(uintptr_t addr, uint64_t length) const;
+  // Wakes all who sleep there; pages still missing are the kernel's to fill from then on.
+  absl::Status Unregister(uintptr_t addr, uint64_t length) const;
+
+  // None of these wakes anyone: the caller notes the arrival first and calls Wake() then.
+  Installed Copy(uintptr_t addr, const void* from, uint64_t length) const;
+  Installed Zero(uintptr_t addr, uint64_t length) const;
+  // Moves the pages of `from` themselves, whole huge pages where both sides are aligned to one and
+  // nothing of it is present at `addr`. `from` is private anonymous memory of this process, all
+  // present; what has moved is missing there afterwards. REQUIRES: features().move.
+  Installed Move(uintptr_t addr, void* from, uint64_t length) const;
+  // Every access to the range is a SIGBUS (in a guest, a machine check) from now on. REQUIRES:
+  // features().poison.
+  Installed Poison(uintptr_t addr, uint64_t length) const;
+
+  // Wakes all who sleep on a page of the range; those whose page is missing still come back as a
+  // new event.
+  void Wake(uintptr_t addr, uint64_t length) const;
+
+ private:
+  Userfaultfd(int fd, Features features) : fd_(fd), features_(features) {}
+
+  int fd_ = -1;
+  Features features_;
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_UFFD_USERFAULTFD_H_
