@@ -217,7 +217,7 @@ void Session::Run() {
 
   {
     absl::MutexLock lock(&mu_);
-    to_complete_ = absl::Now() - begun_;
+    NoteCompletion();
     const absl::Status detached = loader_->Detach();
     if (!detached.ok()) Say(std::string(detached.message()));
   }
@@ -269,8 +269,17 @@ void Session::Retire() {
   over_.WaitForNotification();
 }
 
+// The process may end right after its last page, before the thread that waits for it has woken.
+void Session::NoteCompletion() {
+  if (!to_complete_ && stream_ended_.HasBeenNotified() && loader_ != nullptr &&
+      loader_->complete()) {
+    to_complete_ = absl::Now() - begun_;
+  }
+}
+
 void Session::WriteStats() {
   absl::MutexLock lock(&mu_);
+  NoteCompletion();
   if (settings_.stats_path.empty()) return;
   const absl::Status written =
       ReplaceFile(settings_.stats_path,

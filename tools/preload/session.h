@@ -95,6 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void End();
   void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
   void Run();
+  void NoteCompletion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   StatsContent CollectStats() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after Begin().
