@@ -6,6 +6,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace ramjet {
@@ -19,10 +20,15 @@ class LoadProgress {
   void Note() ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     ++moments_;
+    last_ = absl::Now();
   }
   uint64_t moments() const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     return moments_;
+  }
+  absl::Time last() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return last_;
   }
   // Sleeps until moments() is not `seen` any more; false if `deadline` came first.
   bool AwaitNext(uint64_t seen, absl::Time deadline) const ABSL_LOCKS_EXCLUDED(mu_) {
@@ -36,6 +42,7 @@ class LoadProgress {
  private:
   mutable absl::Mutex mu_;
   uint64_t moments_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Time last_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
 };
 
 }  // namespace ramjet

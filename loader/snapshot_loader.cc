@@ -57,23 +57,32 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options optio
                                const PageSource* source, Userfaultfd uffd)
     : snapshot_(std::move(snapshot)),
       options_(options),
+      created_(absl::Now()),
       map_(snapshot_->blocks().size()),
+      attached_(snapshot_->blocks().size()),
       uffd_(std::move(uffd)),
       loader_(std::in_place, source != nullptr ? *source : *snapshot_, *uffd_, gate_, stats_,
               progress_) {}
 
 SnapshotLoader::~SnapshotLoader() {
-  if (!complete() && fault_thread_ != nullptr) {
+  if (!abandoned_.load() && !complete()) {
     (void)StartEager();
     (void)Wait();
   }
   (void)Detach();
 }
 
-absl::Status SnapshotLoader::Attach(size_t block, void* host, BlockMemory memory) {
+absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
+  if (block >= snapshot_->blocks().size()) {
+    return absl::NotFoundError(absl::StrCat("the snapshot has no block ", block));
+  }
   const SnapshotBlock& stored = snapshot_->blocks()[block];
   absl::MutexLock lock(&mu_);
-  const uintptr_t addr = reinterpret_cast<uintptr_t>(host);
+  if (!uffd_) return absl::FailedPreconditionError("the load has ended");
+  if (attached_[block]) {
+    return absl::AlreadyExistsError(absl::StrCat("block \"", stored.idstr, "\" is attached"));
+  }
+  const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
   // The kernel installs whole pages of its own, so the block's must consist of such.
   const auto host_page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   if (stored.page_size % host_page_bytes != 0 || addr % stored.page_size != 0) {
@@ -88,14 +97,15 @@ absl::Status SnapshotLoader::Attach(size_t block, void* host, BlockMemory memory
   // would mean that the guest has given up its memory.
   absl::Status status = uffd_->Register(addr, ram->length());
   if (!status.ok()) return status;
-  status = Empty(*ram, memory);
+  status = Empty(*ram, mapping.memory);
   if (!status.ok()) {
     (void)uffd_->Unregister(addr, ram->length());
     return status;
   }
   if (uffd_->features().remove_events) fault_thread_->Sync();
   map_.Insert(*ram);
-  eager_queue_.Add(*ram, HugeWelcome(memory));
+  eager_queue_.Add(*ram, HugeWelcome(mapping.memory));
+  attached_[block] = true;
   blocks_.push_back(std::move(ram));
   return absl::OkStatus();
 }
@@ -147,6 +157,7 @@ absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
   for (;;) {
     const uint64_t moments = progress_.moments();
     if (complete()) return absl::OkStatus();
+    if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
     if (loader_->unanswerable()) {
       return absl::AbortedError("a page cannot be read, and this kernel cannot poison it");
     }
@@ -157,9 +168,28 @@ absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
 }
 
 absl::Status SnapshotLoader::Detach() {
-  if (!complete()) return absl::FailedPreconditionError("pages are still owed to the guest");
+  if (!abandoned_.load() && !complete()) {
+    return absl::FailedPreconditionError("pages are still owed to the guest");
+  }
   absl::MutexLock lock(&mu_);
-  if (!uffd_) return absl::OkStatus();
+  End();
+  return absl::OkStatus();
+}
+
+void SnapshotLoader::Abandon() {
+  absl::MutexLock lock(&mu_);
+  if (!uffd_) return;
+  abandoned_.store(true);
+  progress_.Note();
+  for (const auto& block : blocks_) {
+    if (block->remaining_pages() == 0) continue;
+    (void)syscall(SYS_mprotect, block->host(), block->length(), PROT_NONE);
+  }
+  End();
+}
+
+void SnapshotLoader::End() {
+  if (!uffd_) return;
   eager_queue_.Close();
   for (auto& thread : eager_threads_) ended_cpu_ns_ += thread->cpu_ns();
   eager_threads_.clear();
@@ -173,7 +203,6 @@ absl::Status SnapshotLoader::Detach() {
   if (fault_thread_ != nullptr) ended_cpu_ns_ += fault_thread_->cpu_ns();
   fault_thread_.reset();
   uffd_.reset();
-  return absl::OkStatus();
 }
 
 uint64_t SnapshotLoader::cpu_ns() const {
@@ -192,6 +221,16 @@ SnapshotLoader::PageCounts SnapshotLoader::attached_pages() const {
     counts.nonzero += block->nonzero_pages();
   }
   return counts;
+}
+
+bool SnapshotLoader::attached(size_t block) const {
+  absl::MutexLock lock(&mu_);
+  return attached_[block];
+}
+
+absl::Duration SnapshotLoader::to_complete() const {
+  return complete() ? std::max(progress_.last() - created_, absl::ZeroDuration())
+                    : absl::InfiniteDuration();
 }
 
 }  // namespace ramjet

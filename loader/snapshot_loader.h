@@ -3,8 +3,12 @@
 #ifndef RAMJET_LOADER_SNAPSHOT_LOADER_H_
 #define RAMJET_LOADER_SNAPSHOT_LOADER_H_
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -30,13 +34,31 @@ namespace ramjet {
 // How the VMM mapped a block's memory.
 enum class BlockMemory {
   kPrivate,  // MAP_PRIVATE | MAP_ANONYMOUS
-  kShared,   // MAP_SHARED of a memfd or tmpfs file, which no other process uses before the load is
-             // complete
+  kShared,   // MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs, which nobody uses by another
+             // mapping before the load is complete
+};
+
+// Where a block of guest RAM lies in this process.
+struct BlockMapping {
+  void* host = nullptr;         // a multiple of host_page_size
+  uint64_t length = 0;          // at least used_length; 0: that, rounded up to whole host pages
+  BlockMemory memory = BlockMemory::kPrivate;
+  uint64_t host_page_size = 0;  // the system's, or that of hugetlb; 0: find out
+  // Of shared memory: a second mapping of the same bytes, through which content is filled in before
+  // it becomes visible at `host`; nullptr: none.
+  void* alias = nullptr;
+};
+
+// What becomes of a page that the file cannot give. Never zeros, never silence.
+enum class OnUnreadable {
+  kPoison,  // its use is a SIGBUS (in a guest a machine check), and the others keep coming; where the
+            // kernel cannot do that, as kStopVm
+  kStopVm,  // whoever touches it sleeps until the VM is ended: see Options::stop_vm
 };
 
 // Example:
 //   auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open("vm.mr")), {});
-//   (*loader)->Attach(0, ram, BlockMemory::kPrivate);  // the memory can be used from here on
+//   (*loader)->Attach(0, {.host = ram});  // the memory can be used from here on
 //   ... load device state, run the guest ...
 //   (*loader)->StartEager();
 //   (*loader)->Wait();    // everything is there
@@ -50,9 +72,16 @@ enum class BlockMemory {
 class SnapshotLoader {
  public:
   struct Options {
+    // A userfaultfd of this process, of which a duplicate is used; -1: open one.
+    int uffd = -1;
     // An open /dev/userfaultfd, if the process may no longer be able to open it.
     int device_fd = -1;
     unsigned eager_threads = 2;  // 1 to kMaxEagerThreads
+    OnUnreadable on_unreadable = OnUnreadable::kPoison;
+    // If the VM is to be stopped: called once, by a thread of the loader, with the reason. Must not
+    // touch guest memory, nor end the loader. Without it `kill_pid` gets SIGKILL, if that is not 0.
+    std::function<void(const absl::Status& why)> stop_vm = nullptr;
+    pid_t kill_pid = 0;
   };
   static constexpr unsigned kMaxEagerThreads = 64;
 
@@ -67,12 +96,12 @@ class SnapshotLoader {
   // and nobody to bring them (invariant 7).
   ~SnapshotLoader();
 
-  // Makes `host`, which holds blocks()[block].used_length bytes, that block's memory: whatever is
-  // there is dropped, and from the return on every access sees the snapshot's content, at once or
-  // as soon as it is read. On an error nothing is registered, and the memory's content is
-  // unspecified, so load it in another way. FailedPrecondition: this memory cannot be loaded lazily
-  // (the message says why). REQUIRES: attached once at most.
-  absl::Status Attach(size_t block, void* host, BlockMemory memory) ABSL_LOCKS_EXCLUDED(mu_);
+  // Makes the mapping that block's memory: whatever is there is dropped, and from the return on
+  // every access sees the snapshot's content, at once or as soon as it is read. On an error nothing
+  // is registered, and the memory's content is unspecified, so load it in another way. NotFound: no
+  // such block; AlreadyExists: it is attached; FailedPrecondition: this memory cannot be loaded
+  // lazily; InvalidArgument: the mapping makes no sense. The message says why.
+  absl::Status Attach(size_t block, const BlockMapping& mapping) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they
   // are touched.
@@ -88,13 +117,18 @@ class SnapshotLoader {
 
   // Sleeps until complete() (OK), or `timeout` has passed (DeadlineExceeded), or a page cannot be
   // had and the kernel cannot poison it (Aborted): then its users sleep for ever, and the VM has to
-  // be ended.
+  // be ended; or Abandon() was called (Cancelled).
   absl::Status Wait(absl::Duration timeout = absl::InfiniteDuration());
 
   // Hands the memory over to the kernel: unregisters, ends the threads, closes the descriptor.
   // FailedPrecondition unless complete(). Nothing may be attached afterwards; what else is asked
   // for does nothing, and statistics stay.
   absl::Status Detach() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // For a guest that will never run again: ends the load as it stands. Memory of incomplete blocks
+  // becomes inaccessible, since it would read as zeros, and who sleeps there wakes to a SIGSEGV.
+  // Takes no longer than one read.
+  void Abandon() ABSL_LOCKS_EXCLUDED(mu_);
 
   const Snapshot& snapshot() const { return *snapshot_; }
   const LoadStats& stats() const { return stats_; }
@@ -105,26 +139,33 @@ class SnapshotLoader {
     uint64_t nonzero = 0;
   };
   PageCounts attached_pages() const ABSL_LOCKS_EXCLUDED(mu_);
+  bool attached(size_t block) const ABSL_LOCKS_EXCLUDED(mu_);
+  // From Create() until the last page arrived; infinite before that.
+  absl::Duration to_complete() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options options, const PageSource* source,
                  Userfaultfd uffd);
   absl::Status Empty(const RamBlock& block, BlockMemory memory) const;
   bool HugeWelcome(BlockMemory memory) const;
+  void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
   const std::shared_ptr<Snapshot> snapshot_;
   const Options options_;
+  const absl::Time created_;
 
   // Thread-safe themselves.
   LoadStats stats_;
   LoadProgress progress_;
   InstallGate gate_;
   RamMap map_;
+  std::atomic<bool> abandoned_{false};
 
   // Attach() is serialized, and what it adds is never taken away before the end.
   mutable absl::Mutex mu_;
   std::vector<std::unique_ptr<RamBlock>> blocks_ ABSL_GUARDED_BY(mu_);
+  std::vector<bool> attached_ ABSL_GUARDED_BY(mu_);  // by index in Snapshot::blocks()
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
 
   // From here on the order is that of dependence: threads end before what they use, and the

@@ -115,7 +115,7 @@ TEST_P(SnapshotLoaderTest, WhatWasInMemoryBeforeIsGone) {
   std::fill_n(memory.data(), memory.length(), 0x55);
   auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{3, 2}}), {});
   ASSERT_TRUE(loader.ok()) << loader.status();
-  ASSERT_TRUE((*loader)->Attach(0, memory.data(), GetParam()).ok());
+  ASSERT_TRUE((*loader)->Attach(0, {.host = memory.data(), .memory = GetParam()}).ok());
   ExpectSnapshotContent(memory, {{3, 2}});
 }
 
@@ -288,7 +288,7 @@ TEST_P(SnapshotLoaderTest, Invariant9AFileThatIsCutShortIsNoticed) {
   auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open(path)), {});
   ASSERT_TRUE(loader.ok()) << loader.status();
   if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
-  ASSERT_TRUE((*loader)->Attach(0, memory.data(), GetParam()).ok());
+  ASSERT_TRUE((*loader)->Attach(0, {.host = memory.data(), .memory = GetParam()}).ok());
   EXPECT_TRUE(memory.HoldsPattern(1));
   ASSERT_EQ(truncate(path.c_str(), 4096), 0);
   EXPECT_TRUE(IsPoisoned(memory.data() + 2 * HostPageBytes()));
@@ -303,7 +303,7 @@ TEST(SnapshotLoader, Invariant10LockedMemoryIsRefusedAndUsableAsBefore) {
   // Not mlock(), which sanitizers turn into nothing.
   ASSERT_EQ(syscall(SYS_mlock, memory.data(), memory.length()), 0);
   auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
-  const absl::Status attached = (*loader)->Attach(0, memory.data(), BlockMemory::kPrivate);
+  const absl::Status attached = (*loader)->Attach(0, {.host = memory.data(), .memory = BlockMemory::kPrivate});
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(attached.message()), HasSubstr("locked"));
   memory.data()[0] = 1;  // nobody waits for a fault here
@@ -316,7 +316,7 @@ TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
   void* const memory =
       mmap(nullptr, 64 * HostPageBytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
   auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
-  const absl::Status attached = (*loader)->Attach(0, memory, BlockMemory::kShared);
+  const absl::Status attached = (*loader)->Attach(0, {.host = memory, .memory = BlockMemory::kShared});
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition) << attached;
   munmap(memory, 64 * HostPageBytes());
   fclose(file);

@@ -123,7 +123,7 @@ OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, BlockMe
   auto created = SnapshotLoader::Create(std::move(snapshot), options, source.get());
   EXPECT_TRUE(created.ok()) << created.status();
   loader = *std::move(created);
-  const absl::Status attached = loader->Attach(0, memory.data(), kind);
+  const absl::Status attached = loader->Attach(0, {.host = memory.data(), .memory = kind});
   EXPECT_TRUE(attached.ok()) << attached;
 }
 

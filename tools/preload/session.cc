@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "mappedram/file.h"
 #include "tools/preload/process_view.h"
+#include "tools/preload/replace_file.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
@@ -155,8 +156,9 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   if (loader_ == nullptr && loader_status_.ok()) loader_status_ = StartLoader();
   if (!loader_status_.ok()) return loader_status_;
   absl::Status attached =
-      loader_->Attach(index, reinterpret_cast<void*>(host),
-                      mapping->shared ? BlockMemory::kShared : BlockMemory::kPrivate);
+      loader_->Attach(
+      index, {.host = reinterpret_cast<void*>(host),
+              .memory = mapping->shared ? BlockMemory::kShared : BlockMemory::kPrivate});
   if (!attached.ok()) return attached;
   Block& block = blocks_[index];
   block.host = host;
@@ -294,7 +296,9 @@ StatsContent Session::CollectStats() const {
   content.to_resume = absl::Nanoseconds(last_answer_ns_.load());
   content.to_complete = to_complete_.value_or(absl::InfiniteDuration());
   if (loader_ != nullptr) {
-    content.lazy_pages = loader_->attached_pages();
+    const SnapshotLoader::PageCounts lazy = loader_->attached_pages();
+    content.lazy_pages = lazy.total;
+    content.lazy_nonzero_pages = lazy.nonzero;
     content.cpu = absl::Nanoseconds(static_cast<int64_t>(loader_->cpu_ns()));
   }
   if (snapshot_ != nullptr) {

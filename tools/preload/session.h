@@ -21,11 +21,11 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "loader/snapshot_loader.h"
+#include "loader/stats_json.h"
 #include "loader/thread.h"
 #include "mappedram/snapshot.h"
 #include "tools/preload/passed_files.h"
 #include "tools/preload/settings.h"
-#include "tools/preload/stats_file.h"
 
 namespace ramjet {
 

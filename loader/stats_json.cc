@@ -1,14 +1,7 @@
-#include "tools/preload/stats_file.h"
+#include "loader/stats_json.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
-
-#include "absl/strings/str_cat.h"
+#include <utility>
 
 namespace ramjet {
 namespace {
@@ -22,10 +15,10 @@ Json OrNull(absl::Duration duration) {
 }
 
 Json PageCountsJson(const StatsContent& content, const LoadStats& stats) {
-  return {{"total", content.lazy_pages.total},
+  return {{"total", content.lazy_pages},
           {"eager", stats.eager.load()},
           {"faulted", stats.faulted.load()},
-          {"zero", content.lazy_pages.total - content.lazy_pages.nonzero},
+          {"zero", content.lazy_pages - content.lazy_nonzero_pages},
           {"removed", stats.removed.load()},
           {"poisoned", stats.poisoned.load()}};
 }
@@ -67,18 +60,6 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
   };
   // File names and idstrs are whatever bytes somebody chose.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-absl::Status ReplaceFile(const std::string& path, const std::string& text) {
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  const bool written =
-      fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const int error = errno;
-  if (fd >= 0) close(fd);
-  if (written && std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  if (fd >= 0) unlink(temporary.c_str());
-  return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(written ? errno : error)));
 }
 
 }  // namespace ramjet

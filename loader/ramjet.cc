@@ -1,0 +1,356 @@
+// The handle goes by the name of our namespace, and C++ lets only one of them have it.
+#define ramjet ramjet_handle
+#include "loader/ramjet.h"
+#undef ramjet
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "loader/snapshot_loader.h"
+#include "loader/stats_json.h"
+#include "mappedram/file.h"
+#include "mappedram/snapshot.h"
+#include "mappedram/snapshot_writer.h"
+
+struct ramjet_handle {
+  std::shared_ptr<ramjet::Snapshot> snapshot;
+  std::unique_ptr<ramjet::SnapshotLoader> loader;
+};
+
+namespace ramjet {
+namespace {
+
+constexpr uint64_t kSavePageBytes = 4096;  // QEMU's TARGET_PAGE_SIZE of x86
+
+std::string& LastError() {
+  static thread_local std::string error;
+  return error;
+}
+
+int Fail(int error, std::string why) {
+  LastError() = std::move(why);
+  return -error;
+}
+
+// How convention 1 spells each kind of failure.
+int ErrnoOf(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kInvalidArgument:
+      return EINVAL;
+    case absl::StatusCode::kNotFound:
+      return ENOENT;
+    case absl::StatusCode::kAlreadyExists:
+      return EALREADY;
+    case absl::StatusCode::kPermissionDenied:
+      return EACCES;
+    case absl::StatusCode::kResourceExhausted:
+      return ENOMEM;
+    case absl::StatusCode::kFailedPrecondition:
+      return ENOTSUP;
+    case absl::StatusCode::kDeadlineExceeded:
+      return ETIMEDOUT;
+    case absl::StatusCode::kAborted:
+      return ENOTRECOVERABLE;
+    case absl::StatusCode::kCancelled:
+      return ECANCELED;
+    case absl::StatusCode::kDataLoss:
+      return EILSEQ;
+    default:
+      return EIO;
+  }
+}
+
+int Result(const absl::Status& status) {
+  return status.ok() ? 0 : Fail(ErrnoOf(status.code()), std::string(status.message()));
+}
+
+// A copy of what the caller has filled in, in the size that it knew; the rest is 0.
+template <typename Struct>
+std::optional<Struct> Read(const Struct* given) {
+  Struct known{};
+  if (given == nullptr || given->size < sizeof(given->size)) return std::nullopt;
+  std::memcpy(&known, given, std::min<uint64_t>(given->size, sizeof(known)));
+  return known;
+}
+
+int BadStruct(const char* name) {
+  return Fail(EINVAL, absl::StrCat(name, ".size is not set: begin with the INIT macro"));
+}
+
+absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given) {
+  SnapshotLoader::Options options{.uffd = given.uffd, .device_fd = given.device_fd};
+  if (given.eager_threads > SnapshotLoader::kMaxEagerThreads) {
+    return absl::InvalidArgumentError(absl::StrCat("eager_threads is ", given.eager_threads,
+                                                   ", at most ", SnapshotLoader::kMaxEagerThreads));
+  }
+  if (given.eager_threads != 0) options.eager_threads = given.eager_threads;
+  if (given.on_unreadable > RAMJET_STOP_VM) {
+    return absl::InvalidArgumentError("on_unreadable is neither RAMJET_POISON nor RAMJET_STOP_VM");
+  }
+  if (given.on_unreadable == RAMJET_STOP_VM) options.on_unreadable = OnUnreadable::kStopVm;
+  if (given.stop_vm != nullptr) {
+    options.stop_vm = [stop_vm = given.stop_vm, opaque = given.opaque](const absl::Status& why) {
+      stop_vm(opaque, std::string(why.message()).c_str());
+    };
+  }
+  if (given.kill_pid < 0) return absl::InvalidArgumentError("kill_pid is negative");
+  options.kill_pid = given.kill_pid;
+  return options;
+}
+
+absl::StatusOr<std::shared_ptr<Snapshot>> OpenSnapshot(const char* path, uint64_t stream_offset) {
+  absl::StatusOr<File> file = File::Open(path);
+  if (!file.ok()) return file.status();
+  absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(
+      *std::move(file), stream_offset == 0 ? std::nullopt : std::optional(stream_offset));
+  if (!snapshot.ok()) return snapshot.status();
+  return std::shared_ptr<Snapshot>(*std::move(snapshot));
+}
+
+std::optional<size_t> FindBlock(const Snapshot& snapshot, const char* idstr) {
+  for (size_t i = 0; i < snapshot.blocks().size(); ++i) {
+    if (snapshot.blocks()[i].idstr == idstr) return i;
+  }
+  return std::nullopt;
+}
+
+std::string StatsText(const ramjet_handle& load) {
+  const SnapshotLoader::PageCounts lazy = load.loader->attached_pages();
+  StatsContent content{.complete = load.loader->complete(),
+                       .lazy_pages = lazy.total,
+                       .lazy_nonzero_pages = lazy.nonzero,
+                       .to_complete = load.loader->to_complete(),
+                       .cpu = absl::Nanoseconds(static_cast<int64_t>(load.loader->cpu_ns()))};
+  for (size_t i = 0; i < load.snapshot->blocks().size(); ++i) {
+    const SnapshotBlock& block = load.snapshot->blocks()[i];
+    content.blocks.push_back({.idstr = block.idstr,
+                              .pages = block.pages(),
+                              .nonzero = block.nonzero_pages,
+                              .lazy = load.loader->attached(i)});
+  }
+  return FormatStats(content, &load.loader->stats());
+}
+
+// The runs of pages of `block` that are not all zeros.
+std::vector<PageRun> FindContent(const ramjet_save_block& block) {
+  static constexpr uint8_t kZeros[kSavePageBytes] = {};
+  std::vector<PageRun> runs;
+  const auto* const memory = static_cast<const uint8_t*>(block.host);
+  for (uint64_t page = 0; page < block.length / kSavePageBytes; ++page) {
+    if (std::memcmp(memory + page * kSavePageBytes, kZeros, kSavePageBytes) == 0) continue;
+    if (runs.empty() || runs.back().end() != page) runs.push_back({page, 0});
+    ++runs.back().count;
+  }
+  return runs;
+}
+
+// What was written can be read: names and sizes are checked by the one who will have to.
+absl::Status CheckSnapshot(const std::string& path) {
+  absl::StatusOr<File> file = File::Open(path);
+  if (!file.ok()) return file.status();
+  return Snapshot::Open(*std::move(file)).status();
+}
+
+absl::Status SyncAndRename(const std::string& from, const char* to) {
+  const int fd = open(from.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool synced = fd >= 0 && fsync(fd) == 0;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (synced && std::rename(from.c_str(), to) == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(to, ": ", std::strerror(synced ? errno : error)));
+}
+
+}  // namespace
+}  // namespace ramjet
+
+using ramjet::BadStruct;
+using ramjet::Fail;
+using ramjet::Read;
+using ramjet::Result;
+
+const char* ramjet_version(void) { return "0.1.0"; }
+
+const char* ramjet_error(void) { return ramjet::LastError().c_str(); }
+
+int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle** load) {
+  if (path == nullptr || load == nullptr) return Fail(EINVAL, "path or load is NULL");
+  *load = nullptr;
+  const ramjet_options defaults = RAMJET_OPTIONS_INIT;
+  const std::optional<ramjet_options> given = Read(options == nullptr ? &defaults : options);
+  if (!given) return BadStruct("ramjet_options");
+  const absl::StatusOr<ramjet::SnapshotLoader::Options> read = ramjet::ReadOptions(*given);
+  if (!read.ok()) return Result(read.status());
+
+  absl::StatusOr<std::shared_ptr<ramjet::Snapshot>> snapshot =
+      ramjet::OpenSnapshot(path, given->stream_offset);
+  if (!snapshot.ok()) {
+    const int result = Result(snapshot.status());
+    return result == -EINVAL ? -EBADMSG : result;
+  }
+  absl::StatusOr<std::unique_ptr<ramjet::SnapshotLoader>> loader =
+      ramjet::SnapshotLoader::Create(*snapshot, *read);
+  if (!loader.ok()) {
+    const int result = Result(loader.status());
+    return result == -ENOTSUP ? -EPERM : result;
+  }
+  *load = new ramjet_handle{*std::move(snapshot), *std::move(loader)};
+  return 0;
+}
+
+uint64_t ramjet_block_count(const ramjet_handle* load) { return load->snapshot->blocks().size(); }
+
+int ramjet_get_block(const ramjet_handle* load, uint64_t index, ramjet_block_info* info) {
+  if (info == nullptr || info->size < sizeof(info->size)) return BadStruct("ramjet_block_info");
+  if (index >= ramjet_block_count(load)) {
+    return Fail(ENOENT, absl::StrCat("there is no block ", index, ": the snapshot has ",
+                                     ramjet_block_count(load)));
+  }
+  const ramjet::SnapshotBlock& block = load->snapshot->blocks()[index];
+  const ramjet_block_info known{.size = info->size,
+                                .idstr = block.idstr.c_str(),
+                                .used_length = block.used_length,
+                                .page_size = block.page_size,
+                                .nonzero_pages = block.nonzero_pages};
+  std::memcpy(info, &known, std::min<uint64_t>(info->size, sizeof(known)));
+  return 0;
+}
+
+int64_t ramjet_read_device(const ramjet_handle* load, const char* name, uint32_t instance_id,
+                           void* buffer, uint64_t length) {
+  if (name == nullptr || (buffer == nullptr && length > 0)) {
+    return Fail(EINVAL, "name or buffer is NULL");
+  }
+  for (const ramjet::DeviceSection& device : load->snapshot->description().devices) {
+    if (device.name != name || device.instance_id != instance_id) continue;
+    const uint64_t wanted = std::min(length, device.size);
+    const absl::Status read = load->snapshot->file().ReadAt(
+        device.offset, absl::MakeSpan(static_cast<uint8_t*>(buffer), wanted));
+    if (!read.ok()) return Result(read);
+    return static_cast<int64_t>(device.size);
+  }
+  return Fail(ENOENT,
+              absl::StrCat("the snapshot has no device \"", name, "\", instance ", instance_id));
+}
+
+int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
+  const std::optional<ramjet_block> given = Read(block);
+  if (!given) return BadStruct("ramjet_block");
+  if (given->idstr == nullptr) return Fail(EINVAL, "idstr is NULL");
+  const std::optional<size_t> index = ramjet::FindBlock(*load->snapshot, given->idstr);
+  if (!index) {
+    return Fail(ENOENT, absl::StrCat("the snapshot has no block \"", given->idstr, "\""));
+  }
+  if (given->memory > RAMJET_SHARED) {
+    return Fail(EINVAL, "memory is neither RAMJET_PRIVATE nor RAMJET_SHARED");
+  }
+  return Result(load->loader->Attach(*index, {.host = given->host,
+                                              .length = given->length,
+                                              .memory = given->memory == RAMJET_SHARED
+                                                            ? ramjet::BlockMemory::kShared
+                                                            : ramjet::BlockMemory::kPrivate,
+                                              .host_page_size = given->host_page_size,
+                                              .alias = given->alias}));
+}
+
+int ramjet_start_eager(ramjet_handle* load) { return Result(load->loader->StartEager()); }
+
+int ramjet_discard(ramjet_handle* load, void* start, uint64_t length) {
+  const auto addr = reinterpret_cast<uintptr_t>(start);
+  if (length > UINTPTR_MAX - addr) return Fail(EINVAL, "the range wraps around");
+  load->loader->Discard(addr, addr + length);
+  return 0;
+}
+
+int ramjet_wait(ramjet_handle* load, int64_t timeout_ms) {
+  return Result(load->loader->Wait(timeout_ms < 0 ? absl::InfiniteDuration()
+                                                  : absl::Milliseconds(timeout_ms)));
+}
+
+int64_t ramjet_stats_json(const ramjet_handle* load, char* buffer, uint64_t size) {
+  if (buffer == nullptr && size > 0) return Fail(EINVAL, "buffer is NULL");
+  std::string text = ramjet::StatsText(*load);
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  if (size > 0) {
+    const uint64_t kept = std::min<uint64_t>(size - 1, text.size());
+    std::memcpy(buffer, text.data(), kept);
+    buffer[kept] = '\0';
+  }
+  return static_cast<int64_t>(text.size());
+}
+
+int ramjet_detach(ramjet_handle* load) {
+  const int result = Result(load->loader->Detach());
+  return result == -ENOTSUP ? -EBUSY : result;
+}
+
+int ramjet_abandon(ramjet_handle* load) {
+  load->loader->Abandon();
+  return 0;
+}
+
+void ramjet_close(ramjet_handle* load) { delete load; }
+
+int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t block_count,
+                const ramjet_save_device* devices, uint64_t device_count) {
+  if (path == nullptr || (blocks == nullptr && block_count > 0) ||
+      (devices == nullptr && device_count > 0)) {
+    return Fail(EINVAL, "path, blocks or devices is NULL");
+  }
+  ramjet::SnapshotContent content;
+  for (uint64_t i = 0; i < block_count; ++i) {
+    const ramjet_save_block& block = blocks[i];
+    if (block.idstr == nullptr || *block.idstr == '\0' || std::strlen(block.idstr) > 255) {
+      return Fail(EINVAL, absl::StrCat("block ", i, ": idstr is not 1 to 255 bytes long"));
+    }
+    for (uint64_t other = 0; other < i; ++other) {
+      if (std::strcmp(blocks[other].idstr, block.idstr) == 0) {
+        return Fail(EINVAL, absl::StrCat("two blocks are called \"", block.idstr, "\""));
+      }
+    }
+    if (block.host == nullptr || block.length == 0 || block.length % ramjet::kSavePageBytes != 0) {
+      return Fail(EINVAL, absl::StrCat("block \"", block.idstr, "\": its length of ", block.length,
+                                       " bytes is no multiple of ", ramjet::kSavePageBytes));
+    }
+    content.blocks.push_back(
+        {.idstr = block.idstr,
+         .used_length = block.length,
+         .page_size = ramjet::kSavePageBytes,
+         .nonzero = ramjet::FindContent(block),
+         .fill = [host = static_cast<const uint8_t*>(block.host)](
+                     uint64_t page, absl::Span<uint8_t> to) {
+           std::memcpy(to.data(), host + page * ramjet::kSavePageBytes, to.size());
+         }});
+  }
+  for (uint64_t i = 0; i < device_count; ++i) {
+    const ramjet_save_device& device = devices[i];
+    if (device.name == nullptr || *device.name == '\0' || std::strlen(device.name) > 255) {
+      return Fail(EINVAL, absl::StrCat("device ", i, ": name is not 1 to 255 bytes long"));
+    }
+    content.devices.push_back(
+        {.name = device.name,
+         .instance_id = device.instance_id,
+         .version_id = device.version_id,
+         .payload = std::string(static_cast<const char*>(device.state), device.length)});
+  }
+  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
+  absl::Status saved = ramjet::WriteSnapshot(content, temporary);
+  if (saved.ok()) saved = ramjet::CheckSnapshot(temporary);
+  if (saved.ok()) saved = ramjet::SyncAndRename(temporary, path);
+  if (!saved.ok()) unlink(temporary.c_str());
+  return Result(saved);
+}
