@@ -31,7 +31,8 @@ uint64_t WindowPages(const RamBlock& block) {
 
 void EagerQueue::Add(RamBlock& block, bool huge) {
   absl::MutexLock lock(&mu_);
-  entries_.push_back({&block, huge && block.page_size() <= HugeStaging::kBytes, 0});
+  entries_.push_back({&block, huge && block.page_size() < HugeStaging::kBytes, 0});
+  SkipEmpty();
 }
 
 std::optional<EagerQueue::Window> EagerQueue::Next() {
@@ -47,8 +48,22 @@ std::optional<EagerQueue::Window> EagerQueue::Next() {
   const uint64_t count = std::min(pages - into_huge % pages, block.pages() - entry.next_page);
   const Window window{&block, {entry.next_page, count}, entry.huge && count == pages};
   entry.next_page += count;
-  if (entry.next_page == block.pages()) ++current_;
+  SkipEmpty();
   return window;
+}
+
+// Leaves `current_` at an entry whose next window has something to load, or at the end.
+void EagerQueue::SkipEmpty() {
+  for (; current_ < entries_.size(); ++current_) {
+    Entry& entry = entries_[current_];
+    const RamBlock& block = *entry.block;
+    const PageRun pending = block.FindPending(entry.next_page, block.pages());
+    if (pending.count == 0) continue;
+    const uint64_t pages = WindowPages(block);
+    const uint64_t into_window = block.AddrOf(pending.first) / block.page_size() % pages;
+    entry.next_page = std::max(entry.next_page, pending.first - std::min(pending.first, into_window));
+    return;
+  }
 }
 
 void EagerQueue::Close() {
@@ -60,9 +75,8 @@ bool EagerQueue::HasNextOrClosed() const { return closed_ || current_ < entries_
 
 absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(EagerQueue& queue,
                                                                 PageLoader& loader,
-                                                                const LoadStats& stats,
-                                                                size_t page_bytes) {
-  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(std::max(kMaxRunBytes, page_bytes));
+                                                                LoadStats& stats) {
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kMaxRunBytes);
   if (!buffer.ok()) return buffer.status();
   std::unique_ptr<EagerThread> self(new EagerThread(queue, loader, stats, *std::move(buffer)));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
@@ -72,7 +86,7 @@ absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(EagerQueue& queu
   return self;
 }
 
-EagerThread::EagerThread(EagerQueue& queue, PageLoader& loader, const LoadStats& stats,
+EagerThread::EagerThread(EagerQueue& queue, PageLoader& loader, LoadStats& stats,
                          PageBuffer buffer)
     : queue_(queue),
       loader_(loader),
@@ -91,28 +105,41 @@ void EagerThread::Run() {
 
 void EagerThread::LoadWindow(const EagerQueue::Window& window) {
   RamBlock& block = *window.block;
-  PageRun rest = window.run;
   // Half full or more: the price, in memory, of what the guest leaves empty is what the host's own
-  // huge pages cost, too.
-  if (window.huge && block.CountNonzero(rest) * 2 >= rest.count && !staging_refused_) {
-    if (!staging_) {
-      absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
-      staging_refused_ = !staging.ok();
-      if (staging.ok()) staging_.emplace(*std::move(staging));
-    }
-    if (staging_) {
-      const uint64_t done = loader_.LoadAheadHuge(block, rest, *staging_);
-      rest = {rest.first + done, rest.count - done};
-    }
+  // huge pages cost, too. A window in which something is there already cannot arrive whole.
+  if (window.huge && block.CountNonzero(window.run) * 2 >= window.run.count &&
+      !block.AnyClaimed(window.run) && HaveStaging()) {
+    loader_.LoadAheadHuge(block, window.run, *staging_);
+    return;
   }
-  while (rest.count > 0) {
-    PageRun run = block.FindPending(rest.first, rest.end());
-    if (run.count == 0) return;
+  if (!HaveBuffer(block.page_size())) return;
+  for (PageRun run = block.FindPending(window.run.first, window.run.end()); run.count > 0;
+       run = block.FindPending(run.end(), window.run.end())) {
     run_bytes_ = FaultsCame() ? kMinRunBytes : std::min(run_bytes_ * 2, kMaxRunBytes);
     run.count = std::clamp<uint64_t>(run_bytes_ / block.page_size(), 1, run.count);
-    const uint64_t next = run.first + loader_.LoadAhead(block, run, buffer_);
-    rest = {next, rest.end() - next};
+    loader_.LoadAhead(block, run, buffer_);
   }
+}
+
+bool EagerThread::HaveStaging() {
+  if (!staging_ && !staging_refused_) {
+    absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
+    staging_refused_ = !staging.ok();
+    if (staging.ok()) staging_.emplace(*std::move(staging));
+  }
+  return staging_.has_value();
+}
+
+// For huge pages of hugetlb. Without it, pages come only when they are touched.
+bool EagerThread::HaveBuffer(uint64_t page_bytes) {
+  if (page_bytes <= buffer_.size()) return true;
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(page_bytes);
+  if (!buffer.ok()) {
+    stats_.AddError(buffer.status());
+    return false;
+  }
+  buffer_ = *std::move(buffer);
+  return true;
 }
 
 void EagerThread::GiveWay() {

@@ -46,6 +46,7 @@ class EagerQueue {
     bool huge;
     uint64_t next_page;
   };
+  void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   absl::Mutex mu_;
@@ -63,26 +64,27 @@ class EagerQueue {
 // too.
 class EagerThread {
  public:
-  // All outlive it. `page_bytes` is the largest page size of any block.
+  // All outlive it.
   static absl::StatusOr<std::unique_ptr<EagerThread>> Start(EagerQueue& queue, PageLoader& loader,
-                                                            const LoadStats& stats,
-                                                            size_t page_bytes);
+                                                            LoadStats& stats);
 
-  // REQUIRES: the queue is closed. Waits for the window in hand.
+  // REQUIRES: the queue is closed. Waits for the window in hand; PageLoader::Quit() shortens that.
   ~EagerThread() = default;
 
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
-  EagerThread(EagerQueue& queue, PageLoader& loader, const LoadStats& stats, PageBuffer buffer);
+  EagerThread(EagerQueue& queue, PageLoader& loader, LoadStats& stats, PageBuffer buffer);
   void Run();
   void LoadWindow(const EagerQueue::Window& window);
+  bool HaveStaging();
+  bool HaveBuffer(uint64_t page_bytes);
   void GiveWay();
   bool FaultsCame();
 
   EagerQueue& queue_;
   PageLoader& loader_;
-  const LoadStats& stats_;
+  LoadStats& stats_;
 
   // Of the thread itself.
   PageBuffer buffer_;

@@ -1,5 +1,6 @@
 #include "loader/fault_thread.h"
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -13,20 +14,26 @@ constexpr int64_t kMaxRetryNs = 2'000'000;
 // About two seconds of kMaxRetryNs. After that, memory will not come and a block will not be
 // attached.
 constexpr uint32_t kMaxAttempts = 1000;
+// A read that fails is repeated for some 60 ms: long enough for what passes by itself, and short
+// enough for a guest that is better told of a broken disk.
+constexpr uint32_t kMaxReadAttempts = 32;
+
+constexpr int64_t kWatchNs = 1'000'000'000;
+// The second look, before anything is believed to be lost.
+constexpr int64_t kWatchAgainNs = 20'000'000;
+
+// Holds any page but a huge one.
+constexpr uint64_t kFirstBufferBytes = 64 << 10;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Userfaultfd& uffd,
-                                                                const RamMap& map,
-                                                                PageLoader& loader,
-                                                                InstallGate& gate, LoadStats& stats,
-                                                                size_t page_bytes) {
-  absl::StatusOr<EventReader> reader = EventReader::Create(uffd);
+absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& parts) {
+  absl::StatusOr<EventReader> reader = EventReader::Create(parts.uffd);
   if (!reader.ok()) return reader.status();
-  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(page_bytes);
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kFirstBufferBytes);
   if (!buffer.ok()) return buffer.status();
   std::unique_ptr<FaultThread> self(
-      new FaultThread(map, loader, gate, stats, *std::move(reader), *std::move(buffer)));
+      new FaultThread(parts, *std::move(reader), *std::move(buffer)));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-fault", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -34,18 +41,26 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Userfaultf
   return self;
 }
 
-FaultThread::FaultThread(const RamMap& map, PageLoader& loader, InstallGate& gate, LoadStats& stats,
-                         EventReader reader, PageBuffer buffer)
-    : map_(map),
-      loader_(loader),
-      gate_(gate),
-      stats_(stats),
+FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer)
+    : parts_(parts),
       reader_(std::move(reader)),
-      buffer_(std::move(buffer)) {}
+      buffer_(std::move(buffer)),
+      queue_(parts.uffd) {}
 
 FaultThread::~FaultThread() {
   stop_.store(true);
   reader_.Poke();
+  thread_.reset();
+  delete grown_.load();
+}
+
+absl::Status FaultThread::Grow(uint64_t page_bytes) {
+  if (page_bytes <= kFirstBufferBytes) return absl::OkStatus();
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(page_bytes);
+  if (!buffer.ok()) return buffer.status();
+  delete grown_.exchange(new PageBuffer(*std::move(buffer)));
+  Sync();  // it is taken over before anything is read for it
+  return absl::OkStatus();
 }
 
 void FaultThread::Sync() {
@@ -61,7 +76,11 @@ void FaultThread::Sync() {
 void FaultThread::Run() {
   int64_t retry_ns = kMinRetryNs;
   while (!stop_.load()) {
-    reader_.Wait(parked_count_ == 0 ? -1 : retry_ns);
+    reader_.Wait(parked_count_ > 0 ? retry_ns : suspicious_ ? kWatchAgainNs : kWatchNs);
+    if (PageBuffer* const grown = grown_.exchange(nullptr)) {
+      if (grown->size() > buffer_.size()) buffer_ = std::move(*grown);
+      delete grown;
+    }
     // Taken before reading: whatever Sync() waits for was read in an earlier round, or is read in
     // this one.
     const uint32_t ticket = sync_wanted_.load();
@@ -72,6 +91,7 @@ void FaultThread::Run() {
     const size_t before = parked_count_;
     RetryParked();
     retry_ns = parked_count_ < before ? kMinRetryNs : std::min(retry_ns * 2, kMaxRetryNs);
+    if (parked_count_ == 0) Watch();
   }
 }
 
@@ -82,53 +102,66 @@ bool FaultThread::ReadAndServe() {
   Events events;
   {
     // InstallGate says why.
-    GateClosed closed(gate_);
+    const GateClosed closed(parts_.gate);
     events = reader_.Read(more);
     for (const RemoveEvent& remove : events.removes) {
       for (uintptr_t at = remove.start; at < remove.end;) {
-        RamBlock* const block = map_.FindFrom(at);
+        RamBlock* const block = parts_.map.FindFrom(at);
         if (block == nullptr || block->host() >= remove.end) break;
-        loader_.DiscardInClosedGate(*block, remove.start, remove.end);
+        parts_.loader.DiscardInClosedGate(*block, remove.start, remove.end);
         at = block->host() + block->length();
       }
     }
   }
   const uint64_t now_ns = events.faults.empty() ? 0 : NowNs();
-  stats_.faults.fetch_add(events.faults.size(), std::memory_order_relaxed);
+  parts_.stats.faults.fetch_add(events.faults.size(), std::memory_order_relaxed);
   for (const MissingFault& fault : events.faults) {
-    Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0});
+    Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0, .unread = false});
   }
   return more;
 }
 
 void FaultThread::Serve(Fault fault) {
-  RamBlock* const block = map_.Find(fault.addr);
+  RamBlock* const block = parts_.map.Find(fault.addr);
   Outcome outcome = Outcome::kAgain;
+  const bool last_attempt = fault.attempts >= (fault.unread ? kMaxReadAttempts : kMaxAttempts);
   if (block != nullptr) {
-    const uint64_t page = block->PageOf(fault.addr);
-    outcome = loader_.LoadFaulted(*block, page, buffer_);
-    if (outcome == Outcome::kNoMemory && fault.attempts >= kMaxAttempts) {
-      outcome = loader_.GiveUp(*block, page);
-    }
-  } else if (fault.attempts >= kMaxAttempts) {
+    outcome =
+        parts_.loader.LoadFaulted(*block, block->PageOf(fault.addr), buffer_, last_attempt);
+  } else if (last_attempt) {
     return;  // its block was never attached, so it has been unregistered, which woke the waiter
   }
   switch (outcome) {
     case Outcome::kLoaded:
     case Outcome::kReceived:
-      stats_.fault_ns.Add(NowNs() - fault.read_ns);
+      parts_.stats.fault_ns.Add(NowNs() - fault.read_ns);
       break;
     case Outcome::kInFlight:
-      stats_.in_flight.fetch_add(1, std::memory_order_relaxed);
+      parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
       break;
     case Outcome::kFailed:
       break;
     case Outcome::kAgain:
     case Outcome::kNoMemory:
-      if (fault.attempts++ == 0) stats_.parked.fetch_add(1, std::memory_order_relaxed);
+    case Outcome::kUnread:
+      fault.unread = outcome == Outcome::kUnread;
+      if (IsParked(fault.addr)) break;
+      if (fault.attempts++ == 0) parts_.stats.parked.fetch_add(1, std::memory_order_relaxed);
       parked_[parked_count_++] = fault;
       break;
   }
+}
+
+// One answer wakes all who sleep on a page. Who was woken before it came, and faults again, is thus
+// parked once, however often that happens: parked_ does not fill up.
+bool FaultThread::IsParked(uintptr_t addr) const {
+  const RamBlock* const block = parts_.map.Find(addr);
+  return std::any_of(parked_.begin(), parked_.begin() + static_cast<ptrdiff_t>(parked_count_),
+                     [&](const Fault& parked) {
+                       return block == nullptr ? parked.addr == addr
+                                               : block->Contains(parked.addr) &&
+                                                     block->PageOf(parked.addr) == block->PageOf(addr);
+                     });
 }
 
 void FaultThread::RetryParked() {
@@ -136,6 +169,27 @@ void FaultThread::RetryParked() {
   // reading index.
   const size_t count = std::exchange(parked_count_, 0);
   for (size_t i = 0; i < count; ++i) Serve(parked_[i]);
+}
+
+// Called between batches: each fault that was read is served, or left to whoever had claimed its
+// page, whose trip shows. With no trip under way, who still sleeps has been forgotten.
+void FaultThread::Watch() {
+  const uint64_t now_ns = NowNs();
+  const int64_t wait_ns = suspicious_ ? kWatchAgainNs : kWatchNs;
+  if (now_ns - watched_ns_ < static_cast<uint64_t>(wait_ns)) return;
+  watched_ns_ = now_ns;
+  const bool suspected_before = std::exchange(suspicious_, false);
+  // Who waits for a page that cannot be had, while the VM is being stopped, is to go on waiting.
+  if (parts_.vm_stop.stopped() || !parts_.loader.idle()) return;
+  const std::optional<FaultQueue::Sleepers> sleepers = queue_.Look();
+  if (!sleepers || sleepers->owed == 0) return;
+  suspicious_ = !suspected_before;
+  if (suspicious_) return;
+  parts_.stats.rescued.fetch_add(sleepers->owed, std::memory_order_relaxed);
+  for (RamBlock* block = parts_.map.FindFrom(0); block != nullptr;
+       block = parts_.map.FindFrom(block->host() + block->length())) {
+    parts_.uffd.Wake(block->host(), block->length());
+  }
 }
 
 uint64_t FaultThread::NowNs() {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "loader/install_gate.h"
 #include "loader/load_stats.h"
@@ -15,7 +16,9 @@
 #include "loader/page_loader.h"
 #include "loader/ram_map.h"
 #include "loader/thread.h"
+#include "loader/vm_stop.h"
 #include "uffd/event_reader.h"
+#include "uffd/fault_queue.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
@@ -28,19 +31,31 @@ namespace ramjet {
 // on, for it is itself the one whose reading ends that state, and comes back on a timer. It
 // allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up.
 //
-// Threads: created and destroyed by one thread; Sync() may be called by any.
+// It is its own watchdog, too: once a second it asks the kernel whether somebody sleeps on a page
+// that nobody is working on. There is no way known for that to happen; but if it does, a vCPU would
+// hang for ever, so all are woken, and it is counted (LoadStats::rescued).
+//
+// Threads: created and destroyed by one thread; Sync() and Grow() may be called by any.
 class FaultThread {
  public:
-  // All outlive it. `page_bytes` is the largest page size that any block in `map` will have.
-  static absl::StatusOr<std::unique_ptr<FaultThread>> Start(const Userfaultfd& uffd,
-                                                            const RamMap& map, PageLoader& loader,
-                                                            InstallGate& gate, LoadStats& stats,
-                                                            size_t page_bytes);
+  // What it works with; all outlive it.
+  struct Parts {
+    const Userfaultfd& uffd;
+    const RamMap& map;
+    PageLoader& loader;
+    InstallGate& gate;
+    LoadStats& stats;
+    const VmStop& vm_stop;
+  };
+  static absl::StatusOr<std::unique_ptr<FaultThread>> Start(const Parts& parts);
   // Stops. Faults that are parked or come later stay unanswered: unregister first.
   ~FaultThread();
 
   // Returns when every event that was read before the call has been acted upon.
   void Sync();
+
+  // Before the first block of pages of `page_bytes` gets into the map.
+  absl::Status Grow(uint64_t page_bytes);
 
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
@@ -49,33 +64,36 @@ class FaultThread {
     uintptr_t addr;
     uint64_t read_ns;  // when its event was read
     uint32_t attempts;
+    bool unread;  // the last one failed in reading the file
   };
   // As many as faults of different threads can be parked; when it is full no more are read until
   // there is room. A thread sleeps on one page at a time.
   static constexpr size_t kMaxParked = 1024;
 
-  FaultThread(const RamMap& map, PageLoader& loader, InstallGate& gate, LoadStats& stats,
-              EventReader reader, PageBuffer buffer);
+  FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer);
   void Run();
   bool ReadAndServe();
   void Serve(Fault fault);
+  bool IsParked(uintptr_t addr) const;
   void RetryParked();
+  void Watch();
   static uint64_t NowNs();
 
   // Constant after construction.
-  const RamMap& map_;
-  PageLoader& loader_;
-  InstallGate& gate_;
-  LoadStats& stats_;
+  const Parts parts_;
 
   // Of the thread itself, but for reader_.Poke().
   EventReader reader_;
   PageBuffer buffer_;
   std::array<Fault, kMaxParked> parked_;
   size_t parked_count_ = 0;
+  FaultQueue queue_;
+  uint64_t watched_ns_ = 0;  // when it last looked
+  bool suspicious_ = false;  // what it saw then
 
   // Written by others.
   std::atomic<bool> stop_{false};
+  std::atomic<PageBuffer*> grown_{nullptr};  // a larger buffer, to be taken over
   std::atomic<uint32_t> sync_wanted_{0};  // Sync() counts up, and waits for
   std::atomic<uint32_t> sync_done_{0};    // this to follow
 

@@ -55,6 +55,9 @@ struct LoadStats {
   std::atomic<uint64_t> faults{0};     // read from the kernel, whatever became of them
   std::atomic<uint64_t> in_flight{0};  // faults left to whoever had claimed the page
   std::atomic<uint64_t> parked{0};     // faults that had to wait for a mapping to settle
+  std::atomic<uint64_t> postponed{0};  // eager installs that had to
+  std::atomic<uint64_t> read_retries{0};  // reads of the file that were repeated
+  std::atomic<uint64_t> rescued{0};  // faults that were lost and woken by the watchdog: our own bugs
   LatencyHistogram fault_ns;           // event read -> page installed and its waiter woken
 
   // Keeps the first kMaxErrors messages and counts the rest. Allocates: for the way out, not the

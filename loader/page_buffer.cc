@@ -27,6 +27,13 @@ absl::StatusOr<PageBuffer> PageBuffer::Create(size_t bytes) {
   return PageBuffer(static_cast<uint8_t*>(memory), bytes);
 }
 
+absl::StatusOr<PageBuffer> PageBuffer::CreateZeros(size_t bytes) {
+  // Only read, all of it stays the kernel's one page of zeros.
+  void* const memory = mmap(nullptr, bytes, PROT_READ, kAnonymous | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return MapError(bytes);
+  return PageBuffer(static_cast<uint8_t*>(memory), bytes);
+}
+
 PageBuffer::PageBuffer(PageBuffer&& other) noexcept
     : memory_(std::exchange(other.memory_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 

@@ -15,6 +15,8 @@ namespace ramjet {
 class PageBuffer {
  public:
   static absl::StatusOr<PageBuffer> Create(size_t bytes);
+  // Zeros to copy from: takes no memory worth mentioning, and must not be written to.
+  static absl::StatusOr<PageBuffer> CreateZeros(size_t bytes);
   PageBuffer(PageBuffer&& other) noexcept;
   PageBuffer& operator=(PageBuffer&& other) noexcept;
   ~PageBuffer();

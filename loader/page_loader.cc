@@ -5,28 +5,51 @@
 // on, found claimed, left to its claimant, and never be woken. So: install without waking, set
 // `received`, wake. A fault that was dropped because of a claim is thereby followed by a wake that
 // comes after `received` is visible; it faults again and is seen truly. Every way out of a claim
-// wakes, but one: kAgain and kNoMemory of a faulted page give the claim back without a wake, since
-// the fault thread holds the waiter's fault and comes again; whoever claims the page meanwhile
-// wakes it.
+// wakes, but two: kAgain, kNoMemory and kUnread of a faulted page give the claim back without
+// a wake, since the fault thread holds the waiter's fault and comes again; whoever claims the page
+// meanwhile wakes it. And where the VM is being stopped, who waits for a page that cannot be had
+// goes on waiting: it must not run on.
+//
+// A faulted page is claimed before it is read, so that it is read once however many vCPUs touch it.
+// Ahead of need it is the other way round: a run is read first and claimed when it is there, piece
+// by piece, for the time of one ioctl. So a fault on a page in a run that is being read from a slow
+// disk is nobody's hostage: the fault thread claims the page, reads it alone, and the run goes
+// without it. What that costs is a page read twice now and then.
 //
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
-// look at `nonzero` and the install have to happen inside the gate. Pages found discarded are
-// skipped: Discard() has marked them received, and the claimant's wake makes their waiters fault
-// again, to be given zeros.
+// look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by
+// the discard, so that a claim for a page ahead of need, made inside the gate, finds only what is
+// still wanted. A faulted page that was discarded in flight is received already; it is zero, and the
+// claimant's wake makes its waiters see that.
 //
 // EEXIST on an install means that the page is there although nobody received it. That cannot happen
 // to memory that is empty when it is registered and ours alone to fill; it is counted
 // (`redundant`), marked received and woken, never ignored: a waiter whose page exists would
 // otherwise sleep for ever.
+//
+// Memory with an alias is filled through the alias and then mapped (Continue). Both happen inside
+// the gate: content that was written through the alias, and discarded since, would come back by the
+// next fault. A page whose content is in the page cache and not mapped is still missing for
+// everybody but the one who has claimed it.
 #include "loader/page_loader.h"
 
+#include <sys/uio.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstring>
 #include <ctime>
+
+#include "absl/strings/str_cat.h"
 
 namespace ramjet {
 namespace {
 
-constexpr int kReadAttempts = 3;
+constexpr int kReadAttempts = 4;
+// One ioctl's worth, which is how long a claim of a run lasts: a copy costs no less a byte above it.
+constexpr uint64_t kMaxInstallBytes = 64 << 10;
+// The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
+constexpr uint64_t kMaxPageBytes = 1 << 30;
 
 // Sleeps a little longer each time. For threads that nobody waits for.
 class Patience {
@@ -50,30 +73,66 @@ void Count(std::atomic<uint64_t>& counter, uint64_t pages) {
   counter.fetch_add(pages, std::memory_order_relaxed);  // only a statistic
 }
 
+// memcpy() to where the kernel may have no memory to give, which would be a SIGBUS.
+bool WriteSafely(uintptr_t to, const uint8_t* from, uint64_t length) {
+  const iovec local{.iov_base = const_cast<uint8_t*>(from), .iov_len = length};
+  const iovec remote{.iov_base = reinterpret_cast<void*>(to), .iov_len = length};
+  const ssize_t written = process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+  return written == static_cast<ssize_t>(length);
+}
+
+absl::Status NoMemoryError(const RamBlock& block, uint64_t page) {
+  return absl::ResourceExhaustedError(absl::StrCat("block \"", block.idstr(), "\", page ", page,
+                                                   ": the kernel has no memory for it"));
+}
+
+absl::Status RefusedError(const RamBlock& block, uint64_t page) {
+  return absl::InternalError(absl::StrCat("block \"", block.idstr(), "\", page ", page,
+                                          ": the kernel refuses to install it"));
+}
+
 }  // namespace
 
-Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer) {
+absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
+  if (page_bytes > kMaxPageBytes) {
+    return absl::FailedPreconditionError("its pages are larger than 1 GiB");
+  }
+  if (zeros_) return absl::OkStatus();
+  absl::StatusOr<PageBuffer> zeros = PageBuffer::CreateZeros(kMaxPageBytes);
+  if (!zeros.ok()) return zeros.status();
+  zeros_.emplace(*std::move(zeros));
+  return absl::OkStatus();
+}
+
+Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
+                                bool last_attempt) {
+  const Trip trip(trips_);
   if (block.Claim({page, 1}) == 0) {
     return block.received(page) ? InstallZeroAgain(block, page) : Outcome::kInFlight;
   }
-  const absl::Span<uint8_t> content = buffer.first(block.page_size());
+  uint8_t* const content = buffer.first(block.page_size()).data();
   if (block.nonzero(page)) {
     const absl::Status read = Read(block, {page, 1}, content);
+    if (absl::IsUnavailable(read) && !last_attempt) {
+      Count(parts_.stats.read_retries, 1);
+      const InsideGate inside(parts_.gate);
+      if (!block.received(page)) block.Unclaim({page, 1});
+      return Outcome::kUnread;
+    }
     if (!read.ok()) return Poison(block, page, read);
   }
-  return InstallFaulted(block, page, content.data());
+  return InstallFaulted(block, page, content, last_attempt);
 }
 
-Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content) {
-  const uintptr_t addr = block.AddrOf(page);
+Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
+                                   bool last_attempt) {
   Installed installed;
   bool nonzero;
   bool completed = false;
   {
-    InsideGate inside(gate_);
+    const InsideGate inside(parts_.gate);
     nonzero = block.nonzero(page);
-    installed = nonzero ? uffd_.Copy(addr, content, block.page_size())
-                        : uffd_.Zero(addr, block.page_size());
+    installed = nonzero ? InstallContent(block, {page, 1}, content) : InstallZero(block, page);
     switch (installed.result) {
       case InstallResult::kDone:
       case InstallResult::kExists:
@@ -81,8 +140,11 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
         // A page discarded while it was in flight is received already.
         if (!block.received(page)) completed = block.MarkReceived({page, 1});
         break;
-      case InstallResult::kAgain:
       case InstallResult::kNoMemory:
+      case InstallResult::kNothing:
+        if (last_attempt) break;
+        [[fallthrough]];
+      case InstallResult::kAgain:
         if (!block.received(page)) block.Unclaim({page, 1});
         break;
       case InstallResult::kRefused:
@@ -91,250 +153,293 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
   }
   switch (installed.result) {
     case InstallResult::kExists:
-      Count(stats_.redundant, 1);
+      Count(parts_.stats.redundant, 1);
       [[fallthrough]];
     case InstallResult::kDone:
     case InstallResult::kGone:
-      Count(nonzero ? stats_.faulted : stats_.zeroed, 1);
+      Count(nonzero ? parts_.stats.faulted : parts_.stats.zeroed, 1);
       break;
     case InstallResult::kAgain:
       return Outcome::kAgain;
     case InstallResult::kNoMemory:
-      return Outcome::kNoMemory;
+    case InstallResult::kNothing:
+      if (!last_attempt) return Outcome::kNoMemory;
+      return Poison(block, page, NoMemoryError(block, page));
     case InstallResult::kRefused:
-      return Poison(block, page, absl::InternalError("the kernel refuses to install the page"));
+      return Poison(block, page, RefusedError(block, page));
   }
   Wake(block, {page, 1});
-  if (completed) progress_.Note();
+  if (completed) parts_.progress.Note();
   return Outcome::kLoaded;
 }
 
-// The page had arrived. If it is missing now it was discarded, so it is zero.
+// The page had arrived. If it is missing now it was discarded, so it is zero. Not so a poisoned one:
+// its fault is older than the poison, which the kernel would replace by zeros in shared memory.
 Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
-  const Installed installed = uffd_.Zero(block.AddrOf(page), block.page_size());
+  if (block.poisoned(page)) {
+    Wake(block, {page, 1});
+    return Outcome::kReceived;
+  }
+  const Installed installed = InstallZero(block, page);
   if (installed.result == InstallResult::kAgain) return Outcome::kAgain;
   if (installed.result == InstallResult::kNoMemory) return Outcome::kNoMemory;
-  if (installed.result == InstallResult::kDone) Count(stats_.zeroed, 1);
+  if (installed.result == InstallResult::kDone) Count(parts_.stats.zeroed, 1);
   Wake(block, {page, 1});
   return Outcome::kReceived;
 }
 
-Outcome PageLoader::GiveUp(RamBlock& block, uint64_t page) {
-  if (block.Claim({page, 1}) == 0) return Outcome::kInFlight;
-  return Poison(block, page, absl::ResourceExhaustedError("the kernel has no memory for the page"));
-}
-
-uint64_t PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer) {
-  run.count = block.Claim(run);
-  if (run.count == 0) return 1;
-  const absl::Span<uint8_t> content = buffer.first(block.BytesOf(run.count));
+void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer) {
+  uint8_t* const content = buffer.first(block.BytesOf(run.count)).data();
   if (Read(block, run, content).ok()) {
-    InstallAhead(block, run, content.data());
+    InstallAhead(block, run, content);
   } else {
-    LoadSingly(block, run, content.data());
+    LoadSingly(block, run, content);
   }
-  return run.count;
 }
 
 // Saves what can be saved of a run that could not be read whole.
 void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content) {
-  const absl::Span<uint8_t> one(content, block.page_size());
-  for (uint64_t page = run.first; page < run.end(); ++page) {
-    const absl::Status read = Read(block, {page, 1}, one);
+  for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0 && !quit_;
+       part = block.FindPending(part.first + 1, run.end())) {
+    const PageRun one{part.first, 1};
+    const absl::Status read = ReadPatiently(block, one, content);
     if (read.ok()) {
-      InstallAhead(block, {page, 1}, content);
+      InstallAhead(block, one, content);
     } else {
-      PoisonPatiently(block, page, read);
+      PoisonAhead(block, one.first, read);
     }
   }
 }
 
+// `content` is that of the whole run.
 void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content) {
+  const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());
   Patience patience;
-  uint64_t at = run.first;
-  uint64_t most_pages = run.count;
-  bool completed = false;
-  for (;;) {
+  bool one_by_one = false;
+  for (uint64_t at = run.first; !quit_;) {
     PageRun part;
     Installed installed;
-    uint64_t arrived = 0;
+    uint64_t arrived;
+    bool completed = false;
     {
-      InsideGate inside(gate_);
-      part = block.FindNonzero(at, run.end());
-      if (part.count == 0) break;
-      part.count = std::min(part.count, most_pages);
-      installed =
-          uffd_.Copy(block.AddrOf(part.first), content + block.BytesOf(part.first - run.first),
-                     block.BytesOf(part.count));
-      arrived = installed.length / block.page_size();
-      const bool next_settled =
-          installed.result == InstallResult::kExists ||
-          (installed.result == InstallResult::kGone && part.count == 1);  // unmapped
-      if (next_settled) ++arrived;
-      if (arrived > 0) completed |= block.MarkReceived({part.first, arrived});
+      const Trip trip(trips_);
+      {
+        const InsideGate inside(parts_.gate);
+        part = block.FindPending(at, run.end());
+        if (part.count == 0) return;
+        part.count = block.Claim({part.first, std::min(part.count, one_by_one ? 1 : most_pages)});
+        if (part.count == 0) continue;  // a fault was faster
+        installed = InstallContent(block, part, content + block.BytesOf(part.first - run.first));
+        arrived = installed.length / block.page_size();
+        const bool next_settled =
+            installed.result == InstallResult::kExists ||
+            (installed.result == InstallResult::kGone && part.count == 1);  // unmapped
+        if (next_settled) ++arrived;
+        if (arrived > 0) completed = block.MarkReceived({part.first, arrived});
+        if (arrived < part.count) block.Unclaim({part.first + arrived, part.count - arrived});
+      }
+      Wake(block, part);
     }
-    Count(stats_.eager, arrived);
+    Count(parts_.stats.eager, arrived);
+    if (completed) parts_.progress.Note();
     at = part.first + arrived;
     switch (installed.result) {
       case InstallResult::kDone:
         break;
       case InstallResult::kExists:
-        Count(stats_.redundant, 1);
+        Count(parts_.stats.redundant, 1);
         break;
       case InstallResult::kGone:
-        most_pages = 1;  // the run may cross from one mapping into another
+        one_by_one = true;  // the run may cross from one mapping into another
         break;
       case InstallResult::kAgain:
-        Wake(block, {run.first, at - run.first});
+        Count(parts_.stats.postponed, 1);
         patience.Sleep();
         break;
       case InstallResult::kNoMemory:
-        Wake(block, {run.first, at - run.first});
-        if (patience.Sleep()) break;
-        PoisonPatiently(block, at++,
-                        absl::ResourceExhaustedError("the kernel has no memory for it"));
+      case InstallResult::kNothing:
+        if (!patience.Sleep()) PoisonAhead(block, at, NoMemoryError(block, at));
         break;
       case InstallResult::kRefused:
-        PoisonPatiently(block, at++, absl::InternalError("the kernel refuses to install it"));
+        PoisonAhead(block, at, RefusedError(block, at));
         break;
     }
   }
-  Wake(block, run);
-  if (completed) progress_.Note();
 }
 
-uint64_t PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging) {
-  const uint64_t whole = run.count;
-  run.count = block.Claim(run);
-  if (run.count == 0) return 1;
+void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging) {
   uint8_t* const content = staging.memory().data();
-  const auto content_at = [&](uint64_t page) { return content + block.BytesOf(page - run.first); };
-
-  // What the huge page does not take goes the ordinary way, from where it lies in the staging
-  // memory.
-  PageRun rest = run;
-  if (!ReadNonzero(block, run, content)) {
-    for (PageRun part = block.FindNonzero(run.first, run.end()); part.count > 0;
-         part = block.FindNonzero(part.end(), run.end())) {
-      LoadSingly(block, part, content_at(part.first));
-    }
+  if (!ReadStored(block, run, content).ok()) {
+    LoadSingly(block, run, content);
   } else {
-    if (run.count == whole) rest.first += MoveHuge(block, run, content);
-    rest.count = run.end() - rest.first;
-    if (rest.count > 0) InstallAhead(block, rest, content_at(rest.first));
+    const uint64_t moved = MoveHuge(block, run, content);
+    if (moved == run.count) return;
+    // What the huge page does not take goes the ordinary way, from where it lies.
+    const PageRun rest{run.first + moved, run.count - moved};
+    InstallAhead(block, rest, content + block.BytesOf(moved));
   }
-  if (rest.count > 0) {
-    {
-      InsideGate inside(gate_);
-      block.MarkZeroReceived(rest);
-    }
-    Wake(block, run);
-    staging.Renew();
-  }
-  return run.count;
-}
-
-bool PageLoader::ReadNonzero(const RamBlock& block, PageRun run, uint8_t* content) const {
-  for (PageRun part = block.FindNonzero(run.first, run.end()); part.count > 0;
-       part = block.FindNonzero(part.end(), run.end())) {
-    const absl::Span<uint8_t> bytes(content + block.BytesOf(part.first - run.first),
-                                    block.BytesOf(part.count));
-    if (!Read(block, part, bytes).ok()) return false;
-  }
-  return true;
+  staging.Renew();
 }
 
 // Moves as much of `run` as the kernel takes, normally all; returns how many pages arrived.
 uint64_t PageLoader::MoveHuge(RamBlock& block, PageRun run, uint8_t* content) {
-  uint64_t arrived;
-  uint64_t nonzero;
+  const Trip trip(trips_);
+  uint64_t arrived = 0;
+  uint64_t nonzero = 0;
+  uint64_t claimed;
   bool completed = false;
   {
-    InsideGate inside(gate_);
-    if (block.AnyReceived(run)) return 0;  // discarded meanwhile: not to be moved with the others
-    const Installed installed =
-        uffd_.Move(block.AddrOf(run.first), content, block.BytesOf(run.count));
-    arrived = installed.length / block.page_size();
-    if (arrived == 0) return 0;
-    run.count = arrived;
-    nonzero = block.CountNonzero(run);
-    completed = block.MarkReceived(run);
+    const InsideGate inside(parts_.gate);
+    // With one page there already the kernel would split the huge page and move all others alone.
+    if (block.AnyClaimed(run)) return 0;
+    claimed = block.Claim(run);
+    if (claimed == run.count) {
+      const Installed installed =
+          parts_.uffd.Move(block.AddrOf(run.first), content, block.BytesOf(run.count));
+      arrived = installed.length / block.page_size();
+    }
+    if (arrived > 0) {
+      nonzero = block.CountNonzero({run.first, arrived});
+      completed = block.MarkReceived({run.first, arrived});
+    }
+    if (arrived < claimed) block.Unclaim({run.first + arrived, claimed - arrived});
   }
-  Wake(block, run);
-  Count(stats_.eager, nonzero);
-  Count(stats_.moved, nonzero);
-  if (completed) progress_.Note();
+  Wake(block, {run.first, claimed});
+  Count(parts_.stats.eager, nonzero);
+  Count(parts_.stats.moved, nonzero);
+  if (completed) parts_.progress.Note();
   return arrived;
 }
 
-// Calls again where asking again may help.
-absl::Status PageLoader::Read(const RamBlock& block, PageRun run,
-                              absl::Span<uint8_t> buffer) const {
-  absl::Status status;
-  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-    status = source_.ReadPages(block.index(), run, buffer);
-    if (!absl::IsUnavailable(status)) break;
+// Fills `content` with the stored extents of `run`; what lies between them stays as it was.
+absl::Status PageLoader::ReadStored(const RamBlock& block, PageRun run, uint8_t* content) const {
+  const uint64_t start = block.BytesOf(run.first);
+  for (auto extent = block.FindStored(run, start); extent.length > 0;
+       extent = block.FindStored(run, extent.end())) {
+    const absl::Status read = parts_.source.ReadPages(
+        block.index(), extent.offset,
+        absl::MakeSpan(content + (extent.offset - start), extent.length));
+    if (!read.ok()) return read;
   }
-  return status;
+  return absl::OkStatus();
+}
+
+// Fills all of `content`.
+absl::Status PageLoader::Read(const RamBlock& block, PageRun run, uint8_t* content) const {
+  const uint64_t start = block.BytesOf(run.first);
+  uint64_t filled = start;
+  for (auto extent = block.FindStored(run, start); extent.length > 0;
+       extent = block.FindStored(run, extent.end())) {
+    std::memset(content + (filled - start), 0, extent.offset - filled);
+    filled = extent.end();
+  }
+  std::memset(content + (filled - start), 0, block.BytesOf(run.end()) - filled);
+  return ReadStored(block, run, content);
+}
+
+// Asks again where that may help, for a thread that nobody waits for.
+absl::Status PageLoader::ReadPatiently(const RamBlock& block, PageRun run,
+                                       uint8_t* content) const {
+  Patience patience;
+  absl::Status read = Read(block, run, content);
+  for (int attempt = 1; attempt < kReadAttempts && absl::IsUnavailable(read) && !quit_; ++attempt) {
+    Count(parts_.stats.read_retries, 1);
+    patience.Sleep();
+    read = Read(block, run, content);
+  }
+  return read;
+}
+
+// kExists, after pages that were installed, if one is there already.
+Installed PageLoader::InstallContent(const RamBlock& block, PageRun run,
+                                     const uint8_t* content) const {
+  const uint64_t length = block.BytesOf(run.count);
+  if (block.memory().alias == 0) return parts_.uffd.Copy(block.AddrOf(run.first), content, length);
+  if (!WriteSafely(block.memory().alias + block.BytesOf(run.first), content, length)) {
+    return {InstallResult::kNoMemory, 0};
+  }
+  return parts_.uffd.Continue(block.AddrOf(run.first), length);
+}
+
+Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
+  const uintptr_t addr = block.AddrOf(page);
+  const Installed installed =
+      block.memory().zeroable
+          ? parts_.uffd.Zero(addr, block.page_size())
+          : parts_.uffd.Copy(addr, zeros_->first(block.page_size()).data(), block.page_size());
+  if (installed.result != InstallResult::kExists || block.memory().alias == 0) return installed;
+  // In the page cache, and perhaps not mapped.
+  return parts_.uffd.Continue(addr, block.page_size());
 }
 
 // REQUIRES: the page is claimed by the caller. Says why once it is done, so that a kAgain on the
 // way does not say it twice.
 Outcome PageLoader::Poison(RamBlock& block, uint64_t page, const absl::Status& why) {
-  if (!uffd_.features().poison) {
-    stats_.AddError(why);
-    unanswerable_.store(true, std::memory_order_release);
-    progress_.Note();
-    return Outcome::kFailed;
-  }
   bool unwanted;
+  bool poisoned = false;
   {
-    InsideGate inside(gate_);
-    unwanted = block.received(page);
-    if (!unwanted) {
-      const Installed installed = uffd_.Poison(block.AddrOf(page), block.page_size());
-      if (installed.result == InstallResult::kAgain) {
-        block.Unclaim({page, 1});
-        return Outcome::kAgain;
+    const InsideGate inside(parts_.gate);
+    unwanted = block.received(page);  // discarded meanwhile, so it is zero, and no harm is done
+    if (!unwanted && parts_.may_poison && parts_.uffd.features().poison) {
+      switch (parts_.uffd.Poison(block.AddrOf(page), block.page_size()).result) {
+        case InstallResult::kDone:
+        case InstallResult::kExists:
+        case InstallResult::kGone:
+          block.MarkPoisoned(page);
+          poisoned = true;
+          break;
+        case InstallResult::kAgain:
+          block.Unclaim({page, 1});
+          return Outcome::kAgain;
+        case InstallResult::kNoMemory:
+        case InstallResult::kNothing:
+        case InstallResult::kRefused:
+          break;
       }
-      block.MarkReceived({page, 1});
     }
   }
   if (!unwanted) {
     // Before the wake, which may be the end of the VM.
-    Count(stats_.poisoned, 1);
-    stats_.AddError(why);
-    progress_.Note();
+    parts_.stats.AddError(why);
+    if (poisoned) Count(parts_.stats.poisoned, 1);
+    if (!poisoned) parts_.vm_stop.Stop(why);
+    parts_.progress.Note();
+    if (!poisoned) return Outcome::kFailed;
   }
   Wake(block, {page, 1});
-  // Unwanted: discarded meanwhile, so it is zero, and no harm is done.
   return unwanted ? Outcome::kReceived : Outcome::kFailed;
 }
 
-void PageLoader::PoisonPatiently(RamBlock& block, uint64_t page, const absl::Status& why) {
+void PageLoader::PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why) {
   Patience patience;
-  while (Poison(block, page, why) == Outcome::kAgain) {
+  while (!quit_ && block.Claim({page, 1}) == 1) {
+    const Trip trip(trips_);
+    if (Poison(block, page, why) != Outcome::kAgain) return;
     Wake(block, {page, 1});
     patience.Sleep();
-    if (block.Claim({page, 1}) == 0) return;  // the fault thread has it now
   }
 }
 
 void PageLoader::Discard(RamBlock& block, uintptr_t start, uintptr_t end) {
-  GateClosed closed(gate_);
-  DiscardInClosedGate(block, start, end);
+  {
+    const GateClosed closed(parts_.gate);
+    DiscardInClosedGate(block, start, end);
+  }
+  // The fault thread may have taken a page for one in flight while its bits were being set; the
+  // gate does not keep it from asking.
+  Wake(block, block.PagesInside(start, end));
 }
 
 void PageLoader::DiscardInClosedGate(RamBlock& block, uintptr_t start, uintptr_t end) {
   const PageRun run = block.PagesInside(start, end);
   if (run.count == 0) return;
   const RamBlock::Discarded discarded = block.Discard(run);
-  Count(stats_.removed, discarded.pages);
-  if (discarded.block_completed) progress_.Note();
+  Count(parts_.stats.removed, discarded.pages);
+  if (discarded.block_completed) parts_.progress.Note();
 }
 
 void PageLoader::Wake(const RamBlock& block, PageRun run) const {
-  if (run.count > 0) uffd_.Wake(block.AddrOf(run.first), block.BytesOf(run.count));
+  if (run.count > 0) parts_.uffd.Wake(block.AddrOf(run.first), block.BytesOf(run.count));
 }
 
 }  // namespace ramjet

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "loader/install_gate.h"
@@ -11,6 +12,7 @@
 #include "loader/load_stats.h"
 #include "loader/page_buffer.h"
 #include "loader/ram_block.h"
+#include "loader/vm_stop.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/page_source.h"
 #include "uffd/userfaultfd.h"
@@ -24,66 +26,91 @@ enum class Outcome {
   kReceived,  // it had arrived before; the page was there, or, if discarded since, is zero now
   kAgain,     // the mapping is changing: nothing is claimed, the waiter sleeps on, ask again soon
   kNoMemory,  // the kernel had no page to give: as kAgain, but worth asking only so often
-  kFailed,    // it cannot be had: poisoned, or, where the kernel cannot poison, see unanswerable()
+  kUnread,    // the file could not be read, which may pass: as kNoMemory
+  kFailed,    // it cannot be had: poisoned, or the VM is being stopped
 };
 
-// Takes pages on their trip: claim, read, install, receive, wake.
+// Takes pages on their trip: claim, read, install, receive, wake; or, ahead of need: read, claim,
+// install, receive, wake.
 //
 // Threads: every method may be called concurrently, each with a buffer of the calling thread. No
 // lock is taken; what a call may wait for is the source's I/O and InstallGate. Nothing is allocated
 // but where something fails.
 class PageLoader {
  public:
-  // All outlive the loader. `progress` is told when a block becomes complete and when something
-  // fails.
-  PageLoader(const PageSource& source, const Userfaultfd& uffd, InstallGate& gate, LoadStats& stats,
-             LoadProgress& progress)
-      : source_(source), uffd_(uffd), gate_(gate), stats_(stats), progress_(progress) {}
+  // What it works with; all outlive the loader. `progress` is told when a block becomes complete
+  // and when something fails.
+  struct Parts {
+    const PageSource& source;
+    const Userfaultfd& uffd;
+    InstallGate& gate;
+    LoadStats& stats;
+    LoadProgress& progress;
+    VmStop& vm_stop;
+    bool may_poison = true;  // where the kernel can; else the VM is stopped
+  };
+  explicit PageLoader(const Parts& parts) : parts_(parts) {}
 
-  // Brings a page that somebody sleeps on. `buffer` holds at least one page of the block.
-  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer);
+  // Zeros for blocks of pages that the kernel can only copy. Before the first of such `page_bytes`
+  // is in use; by one thread at a time.
+  absl::Status PrepareZeros(uint64_t page_bytes);
 
-  // Gives up on a page for which LoadFaulted() said kNoMemory too often.
-  Outcome GiveUp(RamBlock& block, uint64_t page);
+  // Brings a page that somebody sleeps on. `buffer` holds at least one page of the block. After
+  // `last_attempt` the outcome is neither kNoMemory nor kUnread.
+  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer, bool last_attempt = false);
 
-  // Brings the pending pages at the start of `run`, all nonzero, ahead of need; returns how many
-  // pages of `run` need no more care, at least one. Waits out mappings that are changing. `buffer`
-  // holds run.count pages.
-  uint64_t LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer);
+  // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
+  // changing. `buffer` holds run.count pages.
+  void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer);
 
   // LoadAhead() for `run` that fills one huge page of the host, zero pages included, which then
-  // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory;
-  // uffd's features().move.
-  uint64_t LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging);
+  // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory
+  // of small pages; uffd's features().move.
+  void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging);
 
   // The guest is discarding [start, end) of the block: none of it may arrive from now on. Waits for
   // installs under way.
   void Discard(RamBlock& block, uintptr_t start, uintptr_t end);
-  // The same for a caller that keeps the gate closed.
+  // The same for the thread that serves faults, which keeps the gate closed.
   void DiscardInClosedGate(RamBlock& block, uintptr_t start, uintptr_t end);
 
-  // A page cannot be read and this kernel cannot poison: its users sleep until the owner ends the
-  // VM. Never goes back.
-  bool unanswerable() const { return unanswerable_.load(std::memory_order_acquire); }
+  // Loads ahead that are under way, and all that are asked for from now on, stop where they are.
+  void Quit() { quit_ = true; }
+
+  // No page is between its claim and its wake just now.
+  bool idle() const { return trips_.load() == 0; }
 
  private:
-  Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content);
+  // Counts itself among trips_.
+  class Trip {
+   public:
+    explicit Trip(std::atomic<int>& trips) : trips_(trips) { trips_.fetch_add(1); }
+    ~Trip() { trips_.fetch_sub(1); }
+    Trip(const Trip&) = delete;
+    Trip& operator=(const Trip&) = delete;
+
+   private:
+    std::atomic<int>& trips_;
+  };
+
+  Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content, bool last_attempt);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
   void InstallAhead(RamBlock& block, PageRun run, const uint8_t* content);
   void LoadSingly(RamBlock& block, PageRun run, uint8_t* content);
-  Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
-  void PoisonPatiently(RamBlock& block, uint64_t page, const absl::Status& why);
-  bool ReadNonzero(const RamBlock& block, PageRun run, uint8_t* content) const;
   uint64_t MoveHuge(RamBlock& block, PageRun run, uint8_t* content);
-  absl::Status Read(const RamBlock& block, PageRun run, absl::Span<uint8_t> buffer) const;
+  Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
+  void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);
+  absl::Status ReadStored(const RamBlock& block, PageRun run, uint8_t* content) const;
+  absl::Status Read(const RamBlock& block, PageRun run, uint8_t* content) const;
+  absl::Status ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const;
+  Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
+  Installed InstallZero(const RamBlock& block, uint64_t page) const;
   void Wake(const RamBlock& block, PageRun run) const;
 
-  const PageSource& source_;
-  const Userfaultfd& uffd_;
-  InstallGate& gate_;
-  LoadStats& stats_;
-  LoadProgress& progress_;
-  std::atomic<bool> unanswerable_{false};
+  const Parts parts_;
+  std::optional<PageBuffer> zeros_;
+  std::atomic<int> trips_{0};
+  std::atomic<bool> quit_{false};
 };
 
 }  // namespace ramjet

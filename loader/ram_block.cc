@@ -1,31 +1,63 @@
 #include "loader/ram_block.h"
 
+#include <algorithm>
 #include <cassert>
 #include <optional>
 #include <utility>
 
 namespace ramjet {
 
-RamBlock::RamBlock(size_t index, std::string idstr, uintptr_t host, uint64_t length,
-                   uint64_t page_size, PageBitmap nonzero)
+namespace {
+
+// `nonzero`, whose bits are pages of `from` bytes, with bits for pages of `to` bytes.
+PageBitmap Resize(const PageBitmap& nonzero, uint64_t from, uint64_t to) {
+  const uint64_t bytes = nonzero.size() * from;
+  PageBitmap result((bytes + to - 1) / to);
+  for (auto run = nonzero.FindRun(true, 0, nonzero.size()); run;
+       run = nonzero.FindRun(true, run->end(), nonzero.size())) {
+    const uint64_t first = run->first * from / to;
+    const uint64_t end = (run->end() * from + to - 1) / to;
+    result.SetRun({first, end - first});
+  }
+  return result;
+}
+
+}  // namespace
+
+RamBlock::RamBlock(size_t index, const SnapshotBlock& stored, const Memory& memory,
+                   PageBitmap nonzero)
     : index_(index),
-      idstr_(std::move(idstr)),
-      host_(host),
-      length_(length),
-      page_size_(page_size),
-      nonzero_(std::move(nonzero)),
+      idstr_(stored.idstr),
+      memory_(memory),
+      stored_page_size_(stored.page_size),
+      stored_(stored.page_size < memory.page_size ? std::move(nonzero) : PageBitmap()),
+      nonzero_(stored.page_size == memory.page_size ? std::move(nonzero)
+               : stored_.size() > 0 ? Resize(stored_, stored.page_size, memory.page_size)
+                                    : Resize(nonzero, stored.page_size, memory.page_size)),
       claimed_(nonzero_.size()),
       received_(nonzero_.size()),
+      poisoned_(nonzero_.size()),
       nonzero_pages_(nonzero_.Count()),
       remaining_pages_(nonzero_pages_) {
-  assert(nonzero_.size() == length_ / page_size_ && length_ % page_size_ == 0);
-  assert(host_ % page_size_ == 0);
+  assert(host() % page_size() == 0);
 }
 
 PageRun RamBlock::PagesInside(uintptr_t start, uintptr_t end) const {
-  const uint64_t from = start <= host_ ? 0 : (start - host_ + page_size_ - 1) / page_size_;
-  const uint64_t to = end <= host_ ? 0 : end - host_ >= length_ ? pages() : PageOf(end);
+  const uint64_t from = start <= host() ? 0 : (start - host() + page_size() - 1) / page_size();
+  const uint64_t to = end <= host() ? 0 : end - host() >= length() ? pages() : PageOf(end);
   return from < to ? PageRun{from, to - from} : PageRun{};
+}
+
+RamBlock::Extent RamBlock::FindStored(PageRun run, uint64_t offset) const {
+  if (stored_.size() == 0) {
+    const auto found = nonzero_.FindRun(true, offset / page_size(), run.end());
+    return found ? Extent{BytesOf(found->first), BytesOf(found->count)} : Extent{};
+  }
+  const uint64_t limit = std::min(BytesOf(run.end()) / stored_page_size_, stored_.size());
+  const uint64_t first = offset / stored_page_size_;
+  const auto found = first < limit ? stored_.FindRun(true, first, limit) : std::nullopt;
+  return found ? Extent{found->first * stored_page_size_, found->count * stored_page_size_}
+               : Extent{};
 }
 
 PageRun RamBlock::FindPending(uint64_t page, uint64_t limit) const {
@@ -36,10 +68,6 @@ PageRun RamBlock::FindPending(uint64_t page, uint64_t limit) const {
     page = content->end();
   }
   return {};
-}
-
-PageRun RamBlock::FindNonzero(uint64_t page, uint64_t limit) const {
-  return nonzero_.FindRun(true, page, limit).value_or(PageRun{});
 }
 
 uint64_t RamBlock::Claim(PageRun run) { return claimed_.SetLeadingClear(run); }
@@ -57,22 +85,21 @@ bool RamBlock::MarkReceived(PageRun run) {
   return Settle(content);
 }
 
-void RamBlock::MarkZeroReceived(PageRun run) {
-  for (auto zero = nonzero_.FindRun(false, run.first, run.end()); zero;
-       zero = nonzero_.FindRun(false, zero->end(), run.end())) {
-    received_.SetRun(*zero);
-  }
+bool RamBlock::MarkPoisoned(uint64_t page) {
+  poisoned_.TestAndSet(page);
+  return MarkReceived({page, 1});
 }
 
 RamBlock::Discarded RamBlock::Discard(PageRun run) {
-  claimed_.SetRun(run);
   uint64_t lost = 0;
-  // Page by page: discards are rare, and which pages had their content already has to be known one
-  // by one.
-  for (uint64_t page = run.first; page < run.end(); ++page) {
-    const bool had_content = nonzero_.TestAndClear(page);
-    const bool had_arrived = received_.TestAndSet(page);
-    lost += had_content && !had_arrived;
+  // Pages without content are zero before and after. Nobody else changes `nonzero` or `received`
+  // while the gate is closed; `claimed` may change, which is why its bits are set first: whoever
+  // claims later finds nothing to install.
+  while (const auto content = nonzero_.FindRun(true, run.first, run.end())) {
+    claimed_.SetRun(*content);
+    lost += received_.SetRun(*content);
+    nonzero_.ClearRun(*content);
+    run = {content->end(), run.end() - content->end()};
   }
   return {.pages = lost, .block_completed = Settle(lost)};
 }

@@ -9,9 +9,14 @@
 #include <string>
 
 #include "mappedram/page_bitmap.h"
+#include "mappedram/snapshot_description.h"
 
 namespace ramjet {
 
+// A page is what the kernel installs at once: the system's page, or a huge page of hugetlb. What the
+// file calls a page may be smaller, then a page here has content if any of its parts has; or larger,
+// then it is several pages here.
+//
 // States of a page. `pending` is kept inverted, as `claimed`, so that the state before loading is
 // all zeros in memory:
 //
@@ -20,6 +25,7 @@ namespace ramjet {
 //   claimed   somebody loads it, or has; its claimant, and nobody else, installs it and then wakes
 //             whoever waits
 //   received  nothing is owed for it any more: it is installed, poisoned, or was discarded
+//   poisoned  of those received: it is so for want of its content; it must never become zeros
 //
 //   claimed received
 //      0       0     pending: a fault claims and loads it
@@ -30,40 +36,58 @@ namespace ramjet {
 // Threads: every method may be called concurrently. What keeps installs and discards of one page
 // apart is InstallGate: the methods marked (gate) are called inside it, Discard() while it is
 // closed. Addresses are of this process. Page size is the block's; its length is a multiple of it.
+//
+// Memory: three bits a page, a fourth where pages were poisoned, and one for each page of the file
+// where that is smaller.
 class RamBlock {
  public:
-  // REQUIRES: nonzero.size() == length / page_size; `host` is a multiple of page_size.
-  RamBlock(size_t index, std::string idstr, uintptr_t host, uint64_t length, uint64_t page_size,
-           PageBitmap nonzero);
+  // What is to be known of the memory.
+  struct Memory {
+    uintptr_t host = 0;      // a multiple of page_size
+    uint64_t page_size = 0;  // a power of two
+    uintptr_t alias = 0;     // a second mapping of it, to fill it through, or 0
+    bool zeroable = true;    // the kernel can install zero pages there
+  };
+  // `nonzero` has a bit for each page of `stored`, which is number `index` in Snapshot::blocks().
+  RamBlock(size_t index, const SnapshotBlock& stored, const Memory& memory, PageBitmap nonzero);
 
-  size_t index() const { return index_; }  // in Snapshot::blocks()
+  size_t index() const { return index_; }
   const std::string& idstr() const { return idstr_; }
-  uintptr_t host() const { return host_; }
-  uint64_t length() const { return length_; }
-  uint64_t page_size() const { return page_size_; }
+  uintptr_t host() const { return memory_.host; }
+  uint64_t length() const { return BytesOf(pages()); }  // the block's, rounded up to whole pages
+  uint64_t page_size() const { return memory_.page_size; }
+  const Memory& memory() const { return memory_; }
   uint64_t pages() const { return nonzero_.size(); }
   uint64_t nonzero_pages() const { return nonzero_pages_; }  // in the file
 
   // The only arithmetic between addresses, bytes and pages.
-  bool Contains(uintptr_t addr) const { return addr - host_ < length_; }
-  uintptr_t AddrOf(uint64_t page) const { return host_ + page * page_size_; }
-  uint64_t PageOf(uintptr_t addr) const { return (addr - host_) / page_size_; }
-  uint64_t BytesOf(uint64_t pages) const { return pages * page_size_; }
+  bool Contains(uintptr_t addr) const { return addr - host() < length(); }
+  uintptr_t AddrOf(uint64_t page) const { return host() + BytesOf(page); }
+  uint64_t PageOf(uintptr_t addr) const { return (addr - host()) / page_size(); }
+  uint64_t BytesOf(uint64_t pages) const { return pages * page_size(); }
   // The pages that lie wholly inside [start, end).
   PageRun PagesInside(uintptr_t start, uintptr_t end) const;
 
+  // Bytes [offset, offset + length) of the block.
+  struct Extent {
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    uint64_t end() const { return offset + length; }
+  };
+  // The first extent at or after byte `offset` of `run` that the file holds; what lies between them
+  // is zero, whatever the file holds there. Length 0: there is none.
+  Extent FindStored(PageRun run, uint64_t offset) const;
+
   bool nonzero(uint64_t page) const { return nonzero_.Test(page); }
   bool received(uint64_t page) const { return received_.Test(page); }
+  // Unreadable, and not discarded since.
+  bool poisoned(uint64_t page) const { return poisoned_.Test(page) && nonzero(page); }
   bool pending(uint64_t page) const { return !claimed_.Test(page); }
 
   // The first run of pages in [page, limit) that are nonzero and pending; count 0 if there is none.
   PageRun FindPending(uint64_t page, uint64_t limit) const;
-  // The first run in [page, limit) that still has content to install; count 0 if there is none.
-  // (gate)
-  PageRun FindNonzero(uint64_t page, uint64_t limit) const;
-
   uint64_t CountNonzero(PageRun run) const { return nonzero_.CountRun(run); }
-  bool AnyReceived(PageRun run) const { return received_.CountRun(run) > 0; }
+  bool AnyClaimed(PageRun run) const { return claimed_.CountRun(run) > 0; }
 
   // Claims the longest run of pending pages that begins at run.first and stays in `run`; returns
   // its length, 0 if run.first was claimed already.
@@ -75,8 +99,8 @@ class RamBlock {
   // exactly one caller. (gate)
   bool MarkReceived(PageRun run);
 
-  // Notes that nothing is owed for the pages of a claimed run that hold nothing. (gate)
-  void MarkZeroReceived(PageRun run);
+  // Notes that a claimed page is poisoned, which settles what it was owed. (gate)
+  bool MarkPoisoned(uint64_t page);
 
   // The guest has given up the contents of `run`: whatever is not received yet never will be.
   // REQUIRES: the gate is closed.
@@ -95,14 +119,15 @@ class RamBlock {
   // Constant after construction.
   const size_t index_;
   const std::string idstr_;
-  const uintptr_t host_;
-  const uint64_t length_;
-  const uint64_t page_size_;
+  const Memory memory_;
+  const uint64_t stored_page_size_;
+  const PageBitmap stored_;  // pages of the file that it holds; empty where those are not smaller
 
   // Thread-safe themselves.
   PageBitmap nonzero_;
   PageBitmap claimed_;
   PageBitmap received_;
+  PageBitmap poisoned_;
   const uint64_t nonzero_pages_;
   std::atomic<uint64_t> remaining_pages_;
 };

@@ -14,9 +14,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "uffd/kernel_page_size.h"
 
 namespace ramjet {
 namespace {
+
+uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 
 // Whether the host has transparent huge pages at all, for memory that asks for them.
 bool HostHasHugePages() {
@@ -29,40 +32,48 @@ bool HostHasHugePages() {
                            std::string_view::npos;
 }
 
-size_t LargestPage(const Snapshot& snapshot) {
-  size_t largest = 0;
-  for (const SnapshotBlock& block : snapshot.blocks()) {
-    largest = std::max<size_t>(largest, block.page_size);
-  }
-  return largest;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
     std::shared_ptr<Snapshot> snapshot, Options options, const PageSource* source) {
-  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(options.device_fd);
+  absl::StatusOr<std::unique_ptr<VmStop>> vm_stop =
+      VmStop::Create(options.stop_vm, options.kill_pid);
+  if (!vm_stop.ok()) return vm_stop.status();
+  absl::StatusOr<Userfaultfd> uffd = options.uffd >= 0 ? Userfaultfd::Adopt(options.uffd)
+                                                       : Userfaultfd::Open(options.device_fd);
   if (!uffd.ok()) return uffd.status();
-  std::unique_ptr<SnapshotLoader> self(
-      new SnapshotLoader(std::move(snapshot), options, source, *std::move(uffd)));
+  std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(
+      std::move(snapshot), options, source, *std::move(vm_stop), *std::move(uffd)));
   absl::StatusOr<std::unique_ptr<FaultThread>> fault_thread =
-      FaultThread::Start(*self->uffd_, self->map_, *self->loader_, self->gate_, self->stats_,
-                         LargestPage(*self->snapshot_));
+      FaultThread::Start({.uffd = *self->uffd_,
+                          .map = self->map_,
+                          .loader = *self->loader_,
+                          .gate = self->gate_,
+                          .stats = self->stats_,
+                          .vm_stop = *self->vm_stop_});
   if (!fault_thread.ok()) return fault_thread.status();
   self->fault_thread_ = *std::move(fault_thread);
   return self;
 }
 
 SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options options,
-                               const PageSource* source, Userfaultfd uffd)
+                               const PageSource* source, std::unique_ptr<VmStop> vm_stop,
+                               Userfaultfd uffd)
     : snapshot_(std::move(snapshot)),
-      options_(options),
+      options_(std::move(options)),
       created_(absl::Now()),
+      vm_stop_(std::move(vm_stop)),
       map_(snapshot_->blocks().size()),
       attached_(snapshot_->blocks().size()),
       uffd_(std::move(uffd)),
-      loader_(std::in_place, source != nullptr ? *source : *snapshot_, *uffd_, gate_, stats_,
-              progress_) {}
+      loader_(PageLoader::Parts{.source = source != nullptr ? *source : *snapshot_,
+                                .uffd = *uffd_,
+                                .gate = gate_,
+                                .stats = stats_,
+                                .progress = progress_,
+                                .vm_stop = *vm_stop_,
+                                .may_poison =
+                                    options_.on_unreadable == OnUnreadable::kPoison}) {}
 
 SnapshotLoader::~SnapshotLoader() {
   if (!abandoned_.load() && !complete()) {
@@ -82,32 +93,83 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   if (attached_[block]) {
     return absl::AlreadyExistsError(absl::StrCat("block \"", stored.idstr, "\" is attached"));
   }
-  const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
-  // The kernel installs whole pages of its own, so the block's must consist of such.
-  const auto host_page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  if (stored.page_size % host_page_bytes != 0 || addr % stored.page_size != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("its pages of %d bytes at %#x do not fit the host's of %d",
-                        stored.page_size, addr, host_page_bytes));
+  const absl::StatusOr<uint64_t> page_size = CheckMapping(stored, mapping);
+  if (!page_size.ok()) return page_size.status();
+  auto ram = std::make_unique<RamBlock>(
+      block, stored,
+      RamBlock::Memory{.host = reinterpret_cast<uintptr_t>(mapping.host),
+                       .page_size = *page_size,
+                       .alias = reinterpret_cast<uintptr_t>(mapping.alias),
+                       .zeroable = *page_size == SystemPageSize()},
+      snapshot_->TakeNonzero(block));
+  if (!ram->memory().zeroable) {
+    absl::Status ready = loader_->PrepareZeros(*page_size);
+    if (ready.ok()) ready = fault_thread_->Grow(*page_size);
+    if (!ready.ok()) return ready;
   }
-  auto ram = std::make_unique<RamBlock>(block, stored.idstr, addr, stored.used_length,
-                                        stored.page_size, snapshot_->TakeNonzero(block));
   // Register first, then empty, so that nobody can put a page there in between. The discard comes
   // back as an event of our own, which has to be through before the block is in the map: there it
   // would mean that the guest has given up its memory.
-  absl::Status status = uffd_->Register(addr, ram->length());
-  if (!status.ok()) return status;
-  status = Empty(*ram, mapping.memory);
+  const absl::StatusOr<RangeAbilities> abilities =
+      uffd_->Register(ram->host(), ram->length(), mapping.alias != nullptr);
+  if (!abilities.ok()) return abilities.status();
+  absl::Status status = Empty(*ram, mapping.memory);
+  if (status.ok() && abilities->zero != ram->memory().zeroable) {
+    status = absl::InvalidArgumentError("its mappings are of different page sizes");
+  }
   if (!status.ok()) {
-    (void)uffd_->Unregister(addr, ram->length());
+    (void)uffd_->Unregister(ram->host(), ram->length());
     return status;
   }
   if (uffd_->features().remove_events) fault_thread_->Sync();
   map_.Insert(*ram);
-  eager_queue_.Add(*ram, HugeWelcome(mapping.memory));
+  eager_queue_.Add(*ram, HugeWelcome(*ram, mapping.memory));
   attached_[block] = true;
   blocks_.push_back(std::move(ram));
   return absl::OkStatus();
+}
+
+// Returns the size of the mapping's pages.
+absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& stored,
+                                                      const BlockMapping& mapping) const {
+  const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
+  const absl::StatusOr<uint64_t> actual = KernelPageSize(addr);
+  if (!actual.ok()) return actual.status();
+  const uint64_t page_size = *actual;
+  if (mapping.host_page_size != 0 && mapping.host_page_size != page_size) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("its host page size is said to be %d, and is %d", mapping.host_page_size,
+                        page_size));
+  }
+  const uint64_t needed = (stored.used_length + page_size - 1) / page_size * page_size;
+  const uint64_t length = mapping.length == 0 ? needed : mapping.length;
+  if (addr % page_size != 0 || length % page_size != 0 || length < needed ||
+      length > UINTPTR_MAX - addr) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("block \"%s\" of %d bytes does not fit %d bytes at %#x in pages of %d",
+                        stored.idstr, stored.used_length, length, addr, page_size));
+  }
+  const RamBlock* const next = map_.FindFrom(addr);
+  if (next != nullptr && next->host() < addr + needed) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block \"", next->idstr(), "\" is attached there"));
+  }
+  if (mapping.alias == nullptr) return page_size;
+
+  if (mapping.memory != BlockMemory::kShared) {
+    return absl::InvalidArgumentError("private memory has no alias");
+  }
+  if (reinterpret_cast<uintptr_t>(mapping.alias) % page_size != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("its alias is not a multiple of %d", page_size));
+  }
+  const bool can_continue = page_size == SystemPageSize() ? uffd_->features().minor_shmem
+                                                          : uffd_->features().minor_hugetlb;
+  if (!can_continue) {
+    return absl::FailedPreconditionError(
+        "this kernel or this userfaultfd cannot fill memory through an alias (Linux 5.14)");
+  }
+  return page_size;
 }
 
 absl::Status SnapshotLoader::Empty(const RamBlock& block, BlockMemory memory) const {
@@ -117,12 +179,16 @@ absl::Status SnapshotLoader::Empty(const RamBlock& block, BlockMemory memory) co
   const int advice = memory == BlockMemory::kShared ? MADV_REMOVE : MADV_DONTNEED;
   if (syscall(SYS_madvise, block.host(), block.length(), advice) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      errno == EINVAL ? std::string("it is locked in memory (mlock)")
-                      : absl::StrCat("it cannot be emptied: ", std::strerror(errno)));
+      errno != EINVAL ? absl::StrCat("it cannot be emptied: ", std::strerror(errno))
+      : block.memory().zeroable
+          ? std::string("it is locked in memory (mlock)")
+          : std::string("it is locked, or this kernel cannot empty huge pages (Linux 5.18)"));
 }
 
-bool SnapshotLoader::HugeWelcome(BlockMemory memory) const {
-  return memory == BlockMemory::kPrivate && uffd_->features().move && HostHasHugePages();
+// Whether it may arrive as transparent huge pages.
+bool SnapshotLoader::HugeWelcome(const RamBlock& block, BlockMemory memory) const {
+  return memory == BlockMemory::kPrivate && block.memory().zeroable && uffd_->features().move &&
+         HostHasHugePages();
 }
 
 absl::Status SnapshotLoader::StartEager() {
@@ -130,7 +196,7 @@ absl::Status SnapshotLoader::StartEager() {
   if (!uffd_) return absl::OkStatus();
   while (eager_threads_.size() < options_.eager_threads) {
     absl::StatusOr<std::unique_ptr<EagerThread>> thread =
-        EagerThread::Start(eager_queue_, *loader_, stats_, LargestPage(*snapshot_));
+        EagerThread::Start(eager_queue_, *loader_, stats_);
     if (!thread.ok()) return thread.status();
     eager_threads_.push_back(*std::move(thread));
   }
@@ -158,8 +224,8 @@ absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
     const uint64_t moments = progress_.moments();
     if (complete()) return absl::OkStatus();
     if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
-    if (loader_->unanswerable()) {
-      return absl::AbortedError("a page cannot be read, and this kernel cannot poison it");
+    if (vm_stop_->stopped()) {
+      return absl::AbortedError("a page cannot be had, and the VM has to be stopped");
     }
     if (!progress_.AwaitNext(moments, deadline)) {
       return absl::DeadlineExceededError("the load is not complete yet");
@@ -191,6 +257,7 @@ void SnapshotLoader::Abandon() {
 void SnapshotLoader::End() {
   if (!uffd_) return;
   eager_queue_.Close();
+  loader_->Quit();
   for (auto& thread : eager_threads_) ended_cpu_ns_ += thread->cpu_ns();
   eager_threads_.clear();
   // Unregistering wakes whoever sleeps on a page that has no content; the kernel gives it zeros

@@ -26,6 +26,7 @@
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/ram_map.h"
+#include "loader/vm_stop.h"
 #include "mappedram/snapshot.h"
 #include "uffd/userfaultfd.h"
 
@@ -145,9 +146,12 @@ class SnapshotLoader {
 
  private:
   SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options options, const PageSource* source,
-                 Userfaultfd uffd);
+                 std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
+  absl::StatusOr<uint64_t> CheckMapping(const SnapshotBlock& stored,
+                                        const BlockMapping& mapping) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Empty(const RamBlock& block, BlockMemory memory) const;
-  bool HugeWelcome(BlockMemory memory) const;
+  bool HugeWelcome(const RamBlock& block, BlockMemory memory) const;
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
@@ -159,6 +163,7 @@ class SnapshotLoader {
   LoadStats stats_;
   LoadProgress progress_;
   InstallGate gate_;
+  const std::unique_ptr<VmStop> vm_stop_;
   RamMap map_;
   std::atomic<bool> abandoned_{false};
 

@@ -34,9 +34,15 @@ void ForEachWord(PageRun run, Visit visit) {
 
 PageBitmap::PageBitmap(uint64_t pages) : pages_(pages) {
   if (pages == 0) return;
-  void* memory = mmap(nullptr, word_count() * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
+  void* memory = nullptr;
+  if (mapped()) {
+    memory = mmap(nullptr, word_count() * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) memory = nullptr;
+  } else {
+    memory = std::calloc(word_count(), sizeof(uint64_t));
+  }
+  if (memory == nullptr) {
     perror("ramjet: no memory for a page bitmap");
     abort();
   }
@@ -54,7 +60,12 @@ PageBitmap& PageBitmap::operator=(PageBitmap&& other) noexcept {
 }
 
 PageBitmap::~PageBitmap() {
-  if (words_ != nullptr) munmap(words_, word_count() * sizeof(uint64_t));
+  if (words_ == nullptr) return;
+  if (mapped()) {
+    munmap(words_, word_count() * sizeof(uint64_t));
+  } else {
+    std::free(words_);
+  }
 }
 
 bool PageBitmap::Test(uint64_t page) const {

@@ -20,9 +20,10 @@ struct PageRun {
 
 // A fixed number of bits, one per page of a RAM block.
 //
-// Bits past size() in the last word are always clear. Memory is mapped, not written: a bitmap of
-// clear bits costs nothing until a bit is set, however large the block is (a 1 TiB guest has 2^28
-// pages).
+// Bits past size() in the last word are always clear. Memory of a large one is mapped, not written:
+// a bitmap of clear bits costs nothing until a bit is set, however large the block is (a 1 TiB guest
+// has 2^28 pages). A small one comes from the heap, so that thousands of small blocks do not cost
+// a page each.
 //
 // Threads: every method but the moves may be called concurrently. A bit changes atomically, as does
 // a whole word; a longer range does not: readers may see part of it.
@@ -33,8 +34,8 @@ class PageBitmap {
   static constexpr uint64_t kPagesPerWord = 64;
 
   PageBitmap() = default;
-  // All bits clear. REQUIRES: the words fit into memory; a failed mapping ends the program, as a
-  // failed `new` would.
+  // All bits clear. REQUIRES: the words fit into memory; a failure ends the program, as one of
+  // `new` would.
   explicit PageBitmap(uint64_t pages);
   PageBitmap(PageBitmap&& other) noexcept;
   PageBitmap& operator=(PageBitmap&& other) noexcept;
@@ -68,8 +69,11 @@ class PageBitmap {
   std::optional<PageRun> FindRun(bool value, uint64_t page, uint64_t limit) const;
 
  private:
+  static constexpr uint64_t kMinMappedWords = 4096;
+  bool mapped() const { return word_count() >= kMinMappedWords; }
+
   uint64_t pages_ = 0;
-  std::atomic<uint64_t>* words_ = nullptr;  // mapped, zero-filled
+  std::atomic<uint64_t>* words_ = nullptr;
 };
 
 }  // namespace ramjet

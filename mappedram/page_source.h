@@ -7,7 +7,6 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "mappedram/page_bitmap.h"
 
 namespace ramjet {
 
@@ -20,13 +19,14 @@ class PageSource {
  public:
   virtual ~PageSource() = default;
 
-  // Fills `buffer` with pages `run` of block number `block` (its index in Snapshot::blocks()): all
-  // of it, or an error after which the buffer's content is not to be used. Pages whose nonzero bit
-  // is clear have unspecified content. REQUIRES: buffer.size() == run.count * the block's page
-  // size. DataLoss: the file ends early or is not the file that was opened any more. Unavailable:
-  // the system refused the read (the message has block, page, offset and errno); a later call may
-  // succeed.
-  virtual absl::Status ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const = 0;
+  // Fills `buffer` with bytes [offset, offset + buffer.size()) of the pages of block number `block`
+  // (its index in Snapshot::blocks()): all of it, or an error after which the buffer's content is
+  // not to be used. Pages whose nonzero bit is clear have unspecified content. REQUIRES: the bytes
+  // lie inside the block. DataLoss: the file ends early or is not the file that was opened any
+  // more. Unavailable: the system refused the read (the message has block, page, offset and errno);
+  // a later call may succeed.
+  virtual absl::Status ReadPages(size_t block, uint64_t offset,
+                                 absl::Span<uint8_t> buffer) const = 0;
 };
 
 }  // namespace ramjet

@@ -68,13 +68,12 @@ Snapshot::Snapshot(File file, SnapshotDescription description, std::vector<PageB
 
 PageBitmap Snapshot::TakeNonzero(size_t block) { return std::move(nonzero_[block]); }
 
-absl::Status Snapshot::ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const {
+absl::Status Snapshot::ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
   const SnapshotBlock& from = description_.blocks[block];
   if (!from.in_file()) {
     return InvalidArgumentError(file_, "block \"", from.idstr, "\" is not in the file");
   }
-  const uint64_t offset = from.pages_offset + run.first * from.page_size;
-  absl::Status read = file_.ReadAt(offset, buffer);
+  absl::Status read = file_.ReadAt(from.pages_offset + offset, buffer);
   // Asked after reading: content that was there before the change is as good as it ever was.
   const absl::Status unchanged = file_.CheckUnchanged();
   if (!unchanged.ok()) {
@@ -85,8 +84,9 @@ absl::Status Snapshot::ReadPages(size_t block, PageRun run, absl::Span<uint8_t> 
   }
   if (read.ok()) return read;
   return absl::Status(read.code(),
-                      absl::StrCat(read.message(), " (block \"", from.idstr, "\", page ", run.first,
-                                   " at offset ", offset, ")"));
+                      absl::StrCat(read.message(), " (block \"", from.idstr, "\", page ",
+                                   offset / from.page_size, " at offset ",
+                                   from.pages_offset + offset, ")"));
 }
 
 }  // namespace ramjet

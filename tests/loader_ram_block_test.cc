@@ -11,10 +11,14 @@ namespace {
 constexpr uint64_t kPageBytes = 4096;
 constexpr uintptr_t kHost = 0x7f0000000000;
 
-RamBlock Block(uint64_t pages, const std::vector<PageRun>& nonzero) {
+// `pages` of the file of `stored_bytes`, in memory of pages of `host_bytes`.
+RamBlock Block(uint64_t pages, const std::vector<PageRun>& nonzero,
+               uint64_t stored_bytes = kPageBytes, uint64_t host_bytes = kPageBytes) {
   PageBitmap bitmap(pages);
   for (const PageRun& run : nonzero) bitmap.SetRun(run);
-  return RamBlock(0, "ram", kHost, pages * kPageBytes, kPageBytes, std::move(bitmap));
+  return RamBlock(
+      0, {.idstr = "ram", .used_length = pages * stored_bytes, .page_size = stored_bytes},
+      {.host = kHost, .page_size = host_bytes}, std::move(bitmap));
 }
 
 TEST(RamBlock, AddressesAndPagesConvert) {

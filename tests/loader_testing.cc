@@ -75,8 +75,10 @@ std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> 
   return *std::move(snapshot);
 }
 
-absl::Status FaultySource::ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const {
-  absl::Status status = snapshot_.ReadPages(block, run, buffer);
+absl::Status FaultySource::ReadPages(size_t block, uint64_t offset,
+                                     absl::Span<uint8_t> buffer) const {
+  absl::Status status = snapshot_.ReadPages(block, offset, buffer);
+  const PageRun run{offset / HostPageBytes(), buffer.size() / HostPageBytes()};
   absl::MutexLock lock(&mu_);
   for (auto& [page, failure] : failures_) {
     if (page >= run.first && page < run.end() && failure.times > 0) {

@@ -68,7 +68,8 @@ class FaultySource : public PageSource {
  public:
   explicit FaultySource(const Snapshot& snapshot) : snapshot_(snapshot) {}
 
-  absl::Status ReadPages(size_t block, PageRun run, absl::Span<uint8_t> buffer) const override;
+  absl::Status ReadPages(size_t block, uint64_t offset,
+                         absl::Span<uint8_t> buffer) const override;
 
   // Reads of runs with `page` in them wait, after the content is in the buffer, until
   // Release(page).

@@ -201,7 +201,7 @@ void ExpectNoContradiction(const MemoryFile& memory) {
     const auto run = nonzero.FindRun(true, 0, nonzero.size());
     if (!run.has_value()) continue;
     std::vector<uint8_t> page(block.page_size);
-    ASSERT_EQ((*snapshot)->ReadPages(i, {run->end() - 1, 1}, absl::MakeSpan(page)),
+    ASSERT_EQ((*snapshot)->ReadPages(i, (run->end() - 1) * block.page_size, absl::MakeSpan(page)),
               absl::OkStatus());
   }
   for (const DeviceSection& device : description->devices) {

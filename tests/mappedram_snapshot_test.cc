@@ -89,7 +89,7 @@ TEST(Snapshot, PagesAreReadWhole) {
   std::vector<uint8_t> expected(2048);
   FillPagePattern(63, absl::MakeSpan(expected).first(1024));
   FillPagePattern(64, absl::MakeSpan(expected).last(1024));
-  ASSERT_EQ(snapshot->ReadPages(0, {63, 2}, absl::MakeSpan(pages)), absl::OkStatus());
+  ASSERT_EQ(snapshot->ReadPages(0, 63 * 1024, absl::MakeSpan(pages)), absl::OkStatus());
   EXPECT_EQ(pages, expected);
 }
 
@@ -194,7 +194,7 @@ TEST(Snapshot, SharedBlockIsListedButNotInTheFile) {
     EXPECT_EQ(nonzero.size(), snapshot->blocks()[ignored].pages());
     EXPECT_EQ(nonzero.Count(), 0);
     std::vector<uint8_t> page(1024);
-    EXPECT_THAT(snapshot->ReadPages(ignored, {0, 1}, absl::MakeSpan(page)),
+    EXPECT_THAT(snapshot->ReadPages(ignored, 0, absl::MakeSpan(page)),
                 StatusIs(StatusCode::kInvalidArgument, "is not in the file"));
   }
 }
@@ -229,7 +229,7 @@ TEST(Snapshot, EveryPageSizeFromOneToSixtyFourKibIsRead) {
     std::vector<uint8_t> page(page_size);
     std::vector<uint8_t> expected(page_size);
     FillPagePattern(64, absl::MakeSpan(expected));
-    ASSERT_EQ(snapshot->ReadPages(0, {64, 1}, absl::MakeSpan(page)), absl::OkStatus());
+    ASSERT_EQ(snapshot->ReadPages(0, 64 * page_size, absl::MakeSpan(page)), absl::OkStatus());
     EXPECT_EQ(page, expected);
   }
 }
@@ -301,10 +301,10 @@ TEST(Snapshot, TruncationAfterOpeningIsDataLossForEverAfter) {
   const std::unique_ptr<Snapshot> snapshot = Open(temp);
   std::vector<uint8_t> page(1024);
   ASSERT_EQ(truncate(temp.path().c_str(), 3000), 0);
-  EXPECT_THAT(snapshot->ReadPages(0, {99, 1}, absl::MakeSpan(page)),
+  EXPECT_THAT(snapshot->ReadPages(0, 99 * 1024, absl::MakeSpan(page)),
               StatusIs(StatusCode::kDataLoss, "(block \"ram\", page 99 at offset 102400)"));
   // Present still, but not to be trusted any more.
-  EXPECT_THAT(snapshot->ReadPages(0, {0, 1}, absl::MakeSpan(page)),
+  EXPECT_THAT(snapshot->ReadPages(0, 0, absl::MakeSpan(page)),
               StatusIs(StatusCode::kDataLoss, ": changed since it was opened: its size was"));
 }
 
@@ -315,13 +315,13 @@ TEST(Snapshot, ChangeThatIsTakenBackIsNotForgotten) {
   ASSERT_EQ(fstat(snapshot->file().fd(), &info), 0);
   std::vector<uint8_t> page(1024);
   ASSERT_EQ(truncate(temp.path().c_str(), info.st_size + 1), 0);
-  EXPECT_FALSE(snapshot->ReadPages(0, {1, 1}, absl::MakeSpan(page)).ok());
+  EXPECT_FALSE(snapshot->ReadPages(0, 1024, absl::MakeSpan(page)).ok());
   ASSERT_EQ(truncate(temp.path().c_str(), info.st_size), 0);
   const timespec times[] = {info.st_atim, info.st_mtim};
   ASSERT_EQ(utimensat(AT_FDCWD, temp.path().c_str(), times, 0), 0);
   ASSERT_EQ(snapshot->file().CheckUnchanged(), absl::OkStatus());
   EXPECT_THAT(
-      snapshot->ReadPages(0, {1, 1}, absl::MakeSpan(page)),
+      snapshot->ReadPages(0, 1024, absl::MakeSpan(page)),
       StatusIs(StatusCode::kDataLoss, ": changed while it was being loaded (block \"ram\""));
 }
 
@@ -330,7 +330,7 @@ TEST(Snapshot, UnlinkedFileStaysReadable) {
   const std::unique_ptr<Snapshot> snapshot = Open(temp);
   unlink(temp.path().c_str());
   std::vector<uint8_t> page(1024);
-  EXPECT_EQ(snapshot->ReadPages(0, {1, 1}, absl::MakeSpan(page)), absl::OkStatus());
+  EXPECT_EQ(snapshot->ReadPages(0, 1024, absl::MakeSpan(page)), absl::OkStatus());
 }
 
 // Its bitmap is 32 MiB; nothing else may cost more than a little.
@@ -354,7 +354,7 @@ TEST(Snapshot, SparseTebibyteCostsNoMoreThanItsBitmap) {
   std::vector<uint8_t> page(4096);
   std::vector<uint8_t> expected(4096);
   FillPagePattern(kPages - 1, absl::MakeSpan(expected));
-  ASSERT_EQ(snapshot->ReadPages(0, {kPages - 1, 1}, absl::MakeSpan(page)), absl::OkStatus());
+  ASSERT_EQ(snapshot->ReadPages(0, (kPages - 1) * 4096, absl::MakeSpan(page)), absl::OkStatus());
   EXPECT_EQ(page, expected);
 }
 

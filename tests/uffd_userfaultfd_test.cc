@@ -131,7 +131,8 @@ TEST_F(UserfaultfdTest, MemoryOfAFileIsRefusedInWords) {
   FILE* const file = tmpfile();
   ASSERT_EQ(ftruncate(fileno(file), static_cast<off_t>(Bytes(1))), 0);
   void* const memory = mmap(nullptr, Bytes(1), PROT_READ, MAP_SHARED, fileno(file), 0);
-  const absl::Status status = uffd_->Register(reinterpret_cast<uintptr_t>(memory), Bytes(1));
+  const absl::Status status =
+      uffd_->Register(reinterpret_cast<uintptr_t>(memory), Bytes(1)).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("not anonymous or shared memory"));
   fclose(file);
 }

@@ -58,7 +58,7 @@ Events EventReader::Read(bool& more) {
     const uapi::Message& message = messages[i];
     if (message.event == uapi::kEventPageFault) {
       faults_[faults++] = {message.arg.pagefault.address};
-    } else if (message.event == uapi::kEventRemove) {
+    } else if (message.event == uapi::kEventRemove || message.event == uapi::kEventUnmap) {
       removes_[removes++] = {message.arg.remove.start, message.arg.remove.end};
     }
     // Nothing else is asked for in Userfaultfd::Open.

@@ -20,6 +20,8 @@ inline constexpr uint64_t kFeatureEventRemove = 1u << 3;       // since 4.11
 inline constexpr uint64_t kFeatureMissingHugetlbfs = 1u << 4;  // since 4.11
 inline constexpr uint64_t kFeatureMissingShmem = 1u << 5;      // since 4.11
 inline constexpr uint64_t kFeatureEventUnmap = 1u << 6;        // since 4.11
+inline constexpr uint64_t kFeatureMinorHugetlbfs = 1u << 9;    // since 5.13
+inline constexpr uint64_t kFeatureMinorShmem = 1u << 10;       // since 5.14
 inline constexpr uint64_t kFeaturePoison = 1u << 14;           // since 6.6
 inline constexpr uint64_t kFeatureMove = 1u << 16;             // since 6.8
 
@@ -28,7 +30,8 @@ inline constexpr uint64_t kFeatureMove = 1u << 16;             // since 6.8
 inline constexpr int kUserModeOnly = 1;
 
 inline constexpr uint64_t kRegisterModeMissing = 1u << 0;
-inline constexpr uint64_t kModeDontWake = 1u << 0;  // of Copy, ZeroPage, Poison and Move alike
+inline constexpr uint64_t kRegisterModeMinor = 1u << 2;
+inline constexpr uint64_t kModeDontWake = 1u << 0;  // of everything that installs
 inline constexpr uint64_t kMoveModeAllowSrcHoles = 1u << 1;
 
 struct Range {
@@ -59,6 +62,11 @@ struct ZeroPage {
   uint64_t mode;
   int64_t zeropage;
 };
+struct Continue {
+  Range range;
+  uint64_t mode;
+  int64_t mapped;
+};
 struct Poison {
   Range range;
   uint64_t mode;
@@ -72,7 +80,8 @@ struct Move {
   int64_t move;
 };
 
-inline constexpr unsigned kNrCopy = 3, kNrZeroPage = 4, kNrMove = 5, kNrPoison = 8;
+inline constexpr unsigned kNrCopy = 3, kNrZeroPage = 4, kNrMove = 5, kNrContinue = 7,
+                          kNrPoison = 8;
 
 inline constexpr unsigned long kIoctlApi = _IOWR(0xAA, 0x3F, Api);
 inline constexpr unsigned long kIoctlRegister = _IOWR(0xAA, 0x00, Register);
@@ -81,6 +90,7 @@ inline constexpr unsigned long kIoctlWake = _IOR(0xAA, 0x02, Range);
 inline constexpr unsigned long kIoctlCopy = _IOWR(0xAA, kNrCopy, Copy);
 inline constexpr unsigned long kIoctlZeroPage = _IOWR(0xAA, kNrZeroPage, ZeroPage);
 inline constexpr unsigned long kIoctlMove = _IOWR(0xAA, kNrMove, Move);
+inline constexpr unsigned long kIoctlContinue = _IOWR(0xAA, kNrContinue, Continue);
 inline constexpr unsigned long kIoctlPoison = _IOWR(0xAA, kNrPoison, Poison);
 inline constexpr unsigned long kIoctlNew = _IO(0xAA, 0x00);  // on /dev/userfaultfd, since 6.1
 
@@ -93,6 +103,7 @@ static_assert(kIoctlWake == 0x8010aa02);
 static_assert(kIoctlCopy == 0xc028aa03);
 static_assert(kIoctlZeroPage == 0xc020aa04);
 static_assert(kIoctlMove == 0xc028aa05);
+static_assert(kIoctlContinue == 0xc020aa07);
 static_assert(kIoctlPoison == 0xc020aa08);
 static_assert(kIoctlNew == 0xaa00);
 

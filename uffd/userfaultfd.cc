@@ -8,7 +8,12 @@
 
 #include <cassert>
 #include <cerrno>
+#include <cinttypes>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +33,34 @@ struct Origin {
                                            : syscall(SYS_userfaultfd, kFlags));
   }
 };
+
+constexpr uint64_t kWanted = uapi::kFeatureEventRemove | uapi::kFeatureEventUnmap |
+                             uapi::kFeatureMinorHugetlbfs | uapi::kFeatureMinorShmem |
+                             uapi::kFeaturePoison | uapi::kFeatureMove;
+// In the features that fdinfo shows: UFFDIO_API has been called (fs/userfaultfd.c, since 5.15).
+constexpr uint64_t kFeatureInitialized = uint64_t{1} << 31;
+
+Userfaultfd::Features FeaturesOf(uint64_t features) {
+  return {.remove_events = (features & uapi::kFeatureEventRemove) != 0,
+          .unmap_events = (features & uapi::kFeatureEventUnmap) != 0,
+          .minor_shmem = (features & uapi::kFeatureMinorShmem) != 0,
+          .minor_hugetlb = (features & uapi::kFeatureMinorHugetlbfs) != 0,
+          .poison = (features & uapi::kFeaturePoison) != 0,
+          .move = (features & uapi::kFeatureMove) != 0};
+}
+
+// The features that were asked for on a userfaultfd; nullopt if it is none.
+std::optional<uint64_t> ReadFeatures(int fd) {
+  std::ifstream fdinfo(absl::StrCat("/proc/self/fdinfo/", fd));
+  for (std::string line; std::getline(fdinfo, line);) {
+    uint64_t api = 0;
+    uint64_t features = 0;
+    if (std::sscanf(line.c_str(), "API: %" SCNx64 ":%" SCNx64, &api, &features) == 2) {
+      return features;
+    }
+  }
+  return std::nullopt;
+}
 
 absl::Status OpenError(int device_errno, int syscall_errno) {
   if (syscall_errno == ENOSYS) {
@@ -75,6 +108,8 @@ Installed Repeat(int fd, unsigned long request, uint64_t length, int64_t Args::*
       case ENOMEM:
       case ENOSPC:
         return {InstallResult::kNoMemory, installed};
+      case EFAULT:
+        return {InstallResult::kNothing, installed};
       default:
         return {InstallResult::kRefused, installed};
     }
@@ -111,17 +146,50 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Open(int device_fd) {
     return absl::FailedPreconditionError(absl::StrCat("userfaultfd: ", std::strerror(errno)));
   }
 
-  constexpr uint64_t kWanted =
-      uapi::kFeatureEventRemove | uapi::kFeaturePoison | uapi::kFeatureMove;
   const uint64_t features = api.features & kWanted;
-  Userfaultfd result(fd, {.remove_events = (features & uapi::kFeatureEventRemove) != 0,
-                          .poison = (features & uapi::kFeaturePoison) != 0,
-                          .move = (features & uapi::kFeatureMove) != 0});
+  Userfaultfd result(fd, FeaturesOf(features));
   api = {.api = uapi::kApi, .features = features, .ioctls = 0};
   if (ioctl(fd, uapi::kIoctlApi, &api) != 0) {
     return absl::FailedPreconditionError(
         absl::StrFormat("UFFDIO_API with features %#x: %s", features, std::strerror(errno)));
   }
+  return result;
+}
+
+absl::StatusOr<Userfaultfd> Userfaultfd::Adopt(int fd) {
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (own < 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("descriptor ", fd, ": ", std::strerror(errno)));
+  }
+  Userfaultfd result(own, {});
+  const std::optional<uint64_t> asked_for = ReadFeatures(own);
+  if (!asked_for) {
+    return absl::FailedPreconditionError(absl::StrCat("descriptor ", fd, " is no userfaultfd"));
+  }
+  // Without O_NONBLOCK, poll() says POLLERR.
+  (void)fcntl(own, F_SETFL, fcntl(own, F_GETFL) | O_NONBLOCK);
+  uint64_t features = *asked_for;
+  if ((features & kFeatureInitialized) == 0) {
+    // The kernel refuses what it does not know without saying which; and a descriptor to probe with
+    // may not be had by one who is given one. Newest first.
+    features = kWanted;
+    for (const uint64_t newest :
+         {uint64_t{0}, uapi::kFeatureMove, uapi::kFeaturePoison,
+          uapi::kFeatureMinorShmem, uapi::kFeatureMinorHugetlbfs}) {
+      features &= ~newest;
+      uapi::Api api{.api = uapi::kApi, .features = features, .ioctls = 0};
+      if (ioctl(own, uapi::kIoctlApi, &api) == 0) break;
+      if (errno != EINVAL) {
+        return absl::FailedPreconditionError(absl::StrCat("UFFDIO_API: ", std::strerror(errno)));
+      }
+    }
+  } else if ((features & uapi::kFeatureEventRemove) == 0) {
+    return absl::FailedPreconditionError(
+        "the userfaultfd was set up without UFFD_FEATURE_EVENT_REMOVE: what the guest discards "
+        "would come back");
+  }
+  result.features_ = FeaturesOf(features);
   return result;
 }
 
@@ -138,8 +206,12 @@ Userfaultfd::~Userfaultfd() {
   if (fd_ >= 0) close(fd_);
 }
 
-absl::Status Userfaultfd::Register(uintptr_t addr, uint64_t length) const {
-  uapi::Register args{.range = {addr, length}, .mode = uapi::kRegisterModeMissing, .ioctls = 0};
+absl::StatusOr<RangeAbilities> Userfaultfd::Register(uintptr_t addr, uint64_t length,
+                                                     bool minor) const {
+  uapi::Register args{
+      .range = {addr, length},
+      .mode = uapi::kRegisterModeMissing | (minor ? uapi::kRegisterModeMinor : 0),
+      .ioctls = 0};
   if (ioctl(fd_, uapi::kIoctlRegister, &args) != 0) {
     const char* why = errno == EBUSY    ? "another userfaultfd has it"
                       : errno == EINVAL ? "it is not anonymous or shared memory"
@@ -147,14 +219,7 @@ absl::Status Userfaultfd::Register(uintptr_t addr, uint64_t length) const {
     return absl::FailedPreconditionError(
         absl::StrFormat("cannot register %d bytes at %#x: %s", length, addr, why));
   }
-  // Huge pages can be copied but not zeroed, and only whole: what cannot take Zero is refused.
-  constexpr uint64_t kNeeded = 1u << uapi::kNrCopy | 1u << uapi::kNrZeroPage;
-  if ((args.ioctls & kNeeded) != kNeeded) {
-    (void)Unregister(addr, length);
-    return absl::FailedPreconditionError(
-        absl::StrFormat("%d bytes at %#x are of huge pages", length, addr));
-  }
-  return absl::OkStatus();
+  return RangeAbilities{.zero = (args.ioctls & 1u << uapi::kNrZeroPage) != 0};
 }
 
 absl::Status Userfaultfd::Unregister(uintptr_t addr, uint64_t length) const {
@@ -178,6 +243,13 @@ Installed Userfaultfd::Zero(uintptr_t addr, uint64_t length) const {
   return Repeat(fd_, uapi::kIoctlZeroPage, length, &uapi::ZeroPage::zeropage, [&](uint64_t at) {
     return uapi::ZeroPage{
         .range = {addr + at, length - at}, .mode = uapi::kModeDontWake, .zeropage = 0};
+  });
+}
+
+Installed Userfaultfd::Continue(uintptr_t addr, uint64_t length) const {
+  return Repeat(fd_, uapi::kIoctlContinue, length, &uapi::Continue::mapped, [&](uint64_t at) {
+    return uapi::Continue{
+        .range = {addr + at, length - at}, .mode = uapi::kModeDontWake, .mapped = 0};
   });
 }
 

@@ -17,7 +17,8 @@ enum class InstallResult {
               // (EAGAIN)
   kGone,      // the rest is no longer inside one registered mapping (ENOENT), or the process ends
               // (ESRCH)
-  kNoMemory,  // ENOMEM, and ENOSPC of shared memory
+  kNoMemory,  // ENOMEM, and ENOSPC of shared memory and of huge pages
+  kNothing,   // Continue: nothing is in the page cache there (EFAULT)
   kRefused,   // the kernel cannot do this here: EBUSY or EINVAL of Move, or an errno not listed
               // above
 };
@@ -26,6 +27,11 @@ enum class InstallResult {
 struct Installed {
   InstallResult result;
   uint64_t length;
+};
+
+// What the kernel can do in a range.
+struct RangeAbilities {
+  bool zero;  // Zero(); false for hugetlb, where zeros have to be copied
 };
 
 // A descriptor for missing pages of this process's own memory. Closes itself.
@@ -40,6 +46,9 @@ class Userfaultfd {
  public:
   struct Features {
     bool remove_events = false;  // discards are reported as events
+    bool unmap_events = false;   // and so is munmap
+    bool minor_shmem = false;    // Continue() of memfd and tmpfs, since Linux 5.14
+    bool minor_hugetlb = false;  // Continue() of huge pages, since Linux 5.13
     bool poison = false;         // since Linux 6.6
     bool move = false;           // since Linux 6.8
   };
@@ -50,6 +59,10 @@ class Userfaultfd {
   // (Linux 6.1), then userfaultfd(2). FailedPrecondition says which permission or kernel feature is
   // missing and what would give it.
   static absl::StatusOr<Userfaultfd> Open(int device_fd = -1);
+
+  // The same with a duplicate of `fd`, a userfaultfd of this process with or without its UFFDIO_API.
+  // What was asked for there is what there is: FailedPrecondition if discards would go unreported.
+  static absl::StatusOr<Userfaultfd> Adopt(int fd);
 
   // Whether `fd` is an open kDevice. A descriptor that was kept for long may be somebody else's by
   // now.
@@ -63,15 +76,18 @@ class Userfaultfd {
   const Features& features() const { return features_; }
 
   // From the return on, whoever touches a missing page of [addr, addr + length) sleeps until it is
-  // installed. FailedPrecondition: not anonymous or shared memory, registered elsewhere, or huge
-  // pages, which want other arithmetic.
-  absl::Status Register(uintptr_t addr, uint64_t length) const;
+  // installed; with `minor` also who touches a page that is in the page cache and not mapped here.
+  // FailedPrecondition: not anonymous, shared or hugetlb memory, or registered elsewhere.
+  absl::StatusOr<RangeAbilities> Register(uintptr_t addr, uint64_t length,
+                                          bool minor = false) const;
   // Wakes all who sleep there; pages still missing are the kernel's to fill from then on.
   absl::Status Unregister(uintptr_t addr, uint64_t length) const;
 
   // None of these wakes anyone: the caller notes the arrival first and calls Wake() then.
   Installed Copy(uintptr_t addr, const void* from, uint64_t length) const;
   Installed Zero(uintptr_t addr, uint64_t length) const;
+  // Maps what is in the page cache, of shared memory. REQUIRES: registered with `minor`.
+  Installed Continue(uintptr_t addr, uint64_t length) const;
   // Moves the pages of `from` themselves, whole huge pages where both sides are aligned to one and
   // nothing of it is present at `addr`. `from` is private anonymous memory of this process, all
   // present; what has moved is missing there afterwards. REQUIRES: features().move.

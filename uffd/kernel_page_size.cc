@@ -1,0 +1,85 @@
+#include "uffd/kernel_page_size.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace ramjet {
+namespace {
+
+// Linux 6.11 include/uapi/linux/fs.h: struct procmap_query.
+struct ProcmapQuery {
+  uint64_t size;
+  uint64_t query_flags;
+  uint64_t query_addr;
+  uint64_t vma_start;
+  uint64_t vma_end;
+  uint64_t vma_flags;
+  uint64_t vma_page_size;
+  uint64_t vma_offset;
+  uint64_t inode;
+  uint32_t dev_major;
+  uint32_t dev_minor;
+  uint32_t vma_name_size;
+  uint32_t build_id_size;
+  uint64_t vma_name_addr;
+  uint64_t build_id_addr;
+};
+static_assert(sizeof(ProcmapQuery) == 104);
+constexpr unsigned long kProcmapQuery = _IOWR('f', 17, ProcmapQuery);
+
+absl::Status NothingMapped(uintptr_t addr) {
+  return absl::InvalidArgumentError(absl::StrFormat("nothing is mapped at %#x", addr));
+}
+
+// nullopt: this kernel does not know the question.
+std::optional<absl::StatusOr<uint64_t>> AskKernel(uintptr_t addr) {
+  const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (maps < 0) return std::nullopt;
+  ProcmapQuery query{};
+  query.size = sizeof(query);
+  query.query_addr = addr;
+  const int result = ioctl(maps, kProcmapQuery, &query);
+  const int error = errno;
+  close(maps);
+  if (result == 0) return query.vma_page_size;
+  if (error == ENOENT) return NothingMapped(addr);
+  return std::nullopt;
+}
+
+absl::StatusOr<uint64_t> ReadSmaps(uintptr_t addr) {
+  std::ifstream smaps("/proc/self/smaps");
+  if (!smaps) return absl::FailedPreconditionError("/proc/self/smaps cannot be read");
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    uint64_t start;
+    uint64_t end;
+    uint64_t kib;
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2) {
+      inside = addr >= start && addr < end;
+    } else if (inside && std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &kib) == 1) {
+      return kib << 10;
+    }
+  }
+  return NothingMapped(addr);
+}
+
+}  // namespace
+
+absl::StatusOr<uint64_t> KernelPageSize(uintptr_t addr) {
+  std::optional<absl::StatusOr<uint64_t>> answer = AskKernel(addr);
+  return answer ? *std::move(answer) : ReadSmaps(addr);
+}
+
+}  // namespace ramjet
