@@ -1,10 +1,13 @@
-/* The page's trip as a model: who may claim, install, receive, wake and discard, in which order, and what the guest sees.
- * README.md says what is modelled, what is left out and how to read the output; `check` runs it.
+/* The page's trip as a model: who may claim, install, receive, wake and discard, in which order,
+ * and what the guest sees. README.md says what is modelled, what is left out and how to read the
+ * output; `check` runs it.
  *
- * One step of a process is one thing that other threads can see in between: a bit changed, an ioctl, a wake. What stands in
- * atomic { } is one step because the kernel, or an atomic instruction, makes it one.
+ * One step of a process is one thing that other threads can see in between: a bit changed, an
+ * ioctl, a wake. What stands in atomic { } is one step because the kernel, or an atomic
+ * instruction, makes it one.
  *
- * BREAK_x spoils one rule; the search must then find an error. ALSO_x is another shape that must be right, too. */
+ * BREAK_x spoils one rule; the search must then find an error. ALSO_x is another shape that must
+ * be right, too. */
 
 #ifndef PAGES
 #define PAGES 1
@@ -46,6 +49,7 @@ bit nonzero[PAGES];
 bit claimed[PAGES];
 #endif
 bit received[PAGES];
+bit poisoned[PAGES]; /* set before received, never cleared */
 byte remaining = CONTENT;
 byte inside, closers; /* the gate */
 bit stop;             /* the fault thread is to end */
@@ -59,7 +63,8 @@ bit registered = 1;   /* a fault on an absent page is ours to answer */
 bit closed;           /* the descriptor is */
 byte changing;        /* mmap_changing: while it is not 0, every install answers EAGAIN */
 
-mtype = { AWAKE, UNREAD, READ }; /* of a thread's fault or REMOVE event; a thread that is not awake sleeps */
+/* Of a thread's fault or REMOVE event; a thread that is not awake sleeps. */
+mtype = { AWAKE, UNREAD, READ };
 mtype fault[GUESTS];
 byte fault_page[GUESTS];
 mtype removal[DISCARDERS];
@@ -69,7 +74,8 @@ mtype = { DONE, EXISTS, AGAIN, GONE }; /* what an installing ioctl says */
 
 /* ---- What the guest may see, and what has happened; read by assertions only. */
 
-bit may_be_old[PAGES];  /* SNAPSHOT, or POISON in its place: not discarded, not written, not seen as ZERO so far */
+/* SNAPSHOT, or POISON in its place: not discarded, written or seen as ZERO so far. */
+bit may_be_old[PAGES];
 bit may_be_zero[PAGES]; /* ZERO: no content in the file, or discarded, and not written since */
 bit installed[PAGES];   /* SNAPSHOT was */
 bit unreadable[PAGES];  /* the file does not give it, now or ever */
@@ -91,11 +97,9 @@ bit failed[PAGES];      /* and somebody noticed */
 
 /* ---- ioctls. */
 
-#ifdef BREAK_KERNEL_ZERO_OVER_POISON
-#define TAKES(page, what) (at[page] == ABSENT || (at[page] == POISON && what == ZERO))
-#else
-#define TAKES(page, what) (at[page] == ABSENT)
-#endif
+/* Poison is no protection: Linux 6.18 zeroes a poisoned page of shared memory, and copies over one
+ * of private memory. */
+#define TAKES(page, what) (at[page] == ABSENT || (at[page] == POISON && what != POISON))
 
 /* UFFDIO_COPY, ZEROPAGE and POISON, all with DONTWAKE. */
 inline Install(page, what, result) {
@@ -110,7 +114,7 @@ inline Install(page, what, result) {
        if
        :: what == SNAPSHOT ->
           assert(!installed[page]);  /* at most once */
-          assert(may_be_old[page]);  /* never after a discard, or after the guest has seen zeros or written */
+          assert(may_be_old[page]); /* never after a discard, a write or a zero seen */
           installed[page] = 1
        :: else
        fi
@@ -118,7 +122,7 @@ inline Install(page, what, result) {
   }
 }
 
-/* Whoever sleeps on the page runs on, and looks again. A fault that nobody has read is gone then. */
+/* Whoever sleeps on the page runs on, and looks again. A fault that nobody has read is gone. */
 inline Wake(page) {
   d_step {
     wg = 0;
@@ -169,14 +173,15 @@ inline Settle(lost) {
 }
 
 /* (gate) */
-inline MarkReceived(page) {
+inline MarkReceived(page, what) {
+  poisoned[page] = poisoned[page] || what == POISON;
   lost = nonzero[page];
   received[page] = 1;
   Settle(lost)
 }
 
-/* The gate is closed, but others may note their own discards at the same time. So whoever sets `received` counts, and the
- * content is looked at before and cleared after it. */
+/* The gate is closed, but others may note their own discards at the same time. So whoever sets
+ * `received` counts, and the content is looked at before and cleared after it. */
 inline Discard(page) {
   claimed[page] = 1;
 #if defined(BREAK_DISCARD_COUNT)
@@ -237,8 +242,8 @@ proctype Guest(byte me) {
   od
 }
 
-/* ---- Whoever discards. madvise(MADV_DONTNEED) is announced by an event. A hole punched into shared memory is not: its
- * thread calls Discard() itself before. */
+/* ---- Whoever discards. madvise(MADV_DONTNEED) is announced by an event. A hole punched into
+ * shared memory is not: its thread calls Discard() itself before. */
 
 proctype Discarder(byte me) {
   byte left = DISCARDS;
@@ -256,7 +261,9 @@ proctype Discarder(byte me) {
        fi
      }
      if
-     :: atomic { registered -> changing++; may_be_zero[page] = may_be_zero[page] || at[page] != WRITTEN };
+     :: atomic {
+          registered -> changing++; may_be_zero[page] = may_be_zero[page] || at[page] != WRITTEN
+        };
         atomic { removal_page[me] = page; removal[me] = UNREAD };
         atomic { removal[me] == READ || closed -> removal[me] = AWAKE };
         changing--
@@ -291,10 +298,17 @@ inline Serve(page) {
   :: !won ->
      if
      :: received[page] ->
-        Install(page, ZERO, result);
         if
-        :: result == AGAIN -> Park(page)
-        :: else -> Wake(page)
+#ifndef BREAK_ZERO_OVER_POISON
+        :: poisoned[page] && nonzero[page] ->
+           Wake(page) /* a stale fault; only a discard makes zeros of poison */
+#endif
+        :: else ->
+           Install(page, ZERO, result);
+           if
+           :: result == AGAIN -> Park(page)
+           :: else -> Wake(page)
+           fi
         fi
      :: else /* in flight: the claimant's wake will come */
      fi
@@ -315,7 +329,7 @@ again:
 #endif
      Enter();
      if
-     :: what == POISON && received[page] -> result = DONE /* discarded meanwhile: zero, and nobody is harmed */
+     :: what == POISON && received[page] -> result = DONE /* discarded meanwhile: zero */
      :: else ->
 #ifndef BREAK_FAULT_BLIND
         if
@@ -346,7 +360,7 @@ again:
 #endif
            :: else ->
               own_assert(result != EXISTS); /* nobody else puts anything there */
-              MarkReceived(page)
+              MarkReceived(page, what)
            fi
         fi
      fi;
@@ -383,10 +397,17 @@ end:
   :: stop -> break
   :: !stop && (ANY_FAULT || ANY_REMOVE) ->
      Close();
-     do /* One read(2). It takes one message after the other, and whoever it frees may run meanwhile. */
-     :: atomic { count < BATCH && fault[0] == UNREAD -> fault[0] = READ; batch[fault_page[0]]++; count++ }
+     /* One read(2). It takes one message after the other, and whoever it frees runs meanwhile. */
+     do
+     :: atomic {
+          count < BATCH && fault[0] == UNREAD ->
+          fault[0] = READ; batch[fault_page[0]]++; count++
+        }
 #if GUESTS > 1
-     :: atomic { count < BATCH && fault[1] == UNREAD -> fault[1] = READ; batch[fault_page[1]]++; count++ }
+     :: atomic {
+          count < BATCH && fault[1] == UNREAD ->
+          fault[1] = READ; batch[fault_page[1]]++; count++
+        }
 #endif
 #if DISCARDERS > 0
      :: atomic { removal[0] == UNREAD -> removal[0] = READ; removes[removal_page[0]] = 1 }
@@ -394,7 +415,11 @@ end:
 #if DISCARDERS > 1
      :: atomic { removal[1] == UNREAD -> removal[1] = READ; removes[removal_page[1]] = 1 }
 #endif
-     :: atomic { count > 0 || removes[0] || removes[PAGES - 1] || !(ANY_FAULT || ANY_REMOVE) -> count = 0; break }
+     :: atomic {
+          count > 0 || removes[0] || removes[PAGES - 1] || !(ANY_FAULT || ANY_REMOVE) ->
+          count = 0;
+          break
+        }
      od;
      do
      :: removes[0] -> Discard(0); removes[0] = 0
@@ -405,7 +430,7 @@ end:
      od;
      Open();
      goto serve
-  /* Trying again while the mapping still changes would answer EAGAIN again, so the timer goes off later than that. */
+  /* Trying again while the mapping changes would answer EAGAIN again: the timer goes off later. */
   :: !stop && changing == 0 && (parked[0] > 0 || parked[PAGES - 1] > 0) ->
      d_step {
        page = 0;
@@ -505,12 +530,12 @@ hold:
 #ifdef BREAK_RECEIVE_LATE
         Leave();
         if
-        :: !received[page] -> MarkReceived(page)
+        :: !received[page] -> MarkReceived(page, what)
         :: else
         fi;
 #else
         own_assert(!received[page]);
-        MarkReceived(page);
+        MarkReceived(page, what);
         Leave();
 #endif
 #if defined(BREAK_NO_WAKE)
@@ -530,8 +555,9 @@ next:
   running--
 }
 
-/* ---- SnapshotLoader: takes itself out of the way when everything is received, or never does. Never, because unregistering
- * wakes everybody and would hide a lost wake; and an owner may well wait for long before it detaches. */
+/* ---- SnapshotLoader: takes itself out of the way when everything is received, or never does.
+ * Never, because unregistering wakes everybody and would hide a lost wake; and an owner may well
+ * wait for long before it detaches. */
 
 #ifdef BREAK_CLOSE_AT_CLAIM
 #define COMPLETE (claimed[0] && claimed[CONTENT - 1])
