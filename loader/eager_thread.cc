@@ -1,27 +1,19 @@
 #include "loader/eager_thread.h"
 
-#include <algorithm>
-#include <ctime>
-#include <utility>
+#include <sys/resource.h>
 
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
+#include <algorithm>
+#include <utility>
 
 namespace ramjet {
 namespace {
 
-// A copy costs per byte what it costs at 64 KiB from there on; more than 256 KiB leaves the
-// processor's second-level cache.
-constexpr size_t kMinRunBytes = 64 << 10;
+// More would leave the processor's second-level cache between its reading and its copying.
 constexpr size_t kMaxRunBytes = 256 << 10;
 
-// From the page cache, a window takes half of this at most; from a disk of 1 GB/s, longer to read
-// alone.
-constexpr absl::Duration kDiskWindow = absl::Microseconds(1500);
-// How long a thread waits for faults to stop, at once and in all. A fault on an idle disk takes
-// less than the first.
-constexpr int64_t kGlanceNs = 1'000'000;
-constexpr int64_t kGiveWayNs = 60'000'000;
+// Where there are fewer processors than vCPUs and threads of ours, a vCPU that has just been given
+// its page, and the fault thread, come first. A third of a busy processor is left for loading ahead.
+constexpr int kNice = 5;
 
 uint64_t WindowPages(const RamBlock& block) {
   return std::max<uint64_t>(1, HugeStaging::kBytes / block.page_size());
@@ -86,21 +78,12 @@ absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(EagerQueue& queu
   return self;
 }
 
-EagerThread::EagerThread(EagerQueue& queue, PageLoader& loader, LoadStats& stats,
-                         PageBuffer buffer)
-    : queue_(queue),
-      loader_(loader),
-      stats_(stats),
-      buffer_(std::move(buffer)),
-      run_bytes_(kMaxRunBytes),
-      give_way_left_ns_(kGiveWayNs) {}
+EagerThread::EagerThread(EagerQueue& queue, PageLoader& loader, LoadStats& stats, PageBuffer buffer)
+    : queue_(queue), loader_(loader), stats_(stats), buffer_(std::move(buffer)) {}
 
 void EagerThread::Run() {
-  while (const std::optional<EagerQueue::Window> window = queue_.Next()) {
-    const absl::Time before = absl::Now();
-    LoadWindow(*window);
-    if (absl::Now() - before > kDiskWindow) GiveWay();
-  }
+  (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
+  while (const std::optional<EagerQueue::Window> window = queue_.Next()) LoadWindow(*window);
 }
 
 void EagerThread::LoadWindow(const EagerQueue::Window& window) {
@@ -115,8 +98,7 @@ void EagerThread::LoadWindow(const EagerQueue::Window& window) {
   if (!HaveBuffer(block.page_size())) return;
   for (PageRun run = block.FindPending(window.run.first, window.run.end()); run.count > 0;
        run = block.FindPending(run.end(), window.run.end())) {
-    run_bytes_ = FaultsCame() ? kMinRunBytes : std::min(run_bytes_ * 2, kMaxRunBytes);
-    run.count = std::clamp<uint64_t>(run_bytes_ / block.page_size(), 1, run.count);
+    run.count = std::clamp<uint64_t>(kMaxRunBytes / block.page_size(), 1, run.count);
     loader_.LoadAhead(block, run, buffer_);
   }
 }
@@ -140,20 +122,6 @@ bool EagerThread::HaveBuffer(uint64_t page_bytes) {
   }
   buffer_ = *std::move(buffer);
   return true;
-}
-
-void EagerThread::GiveWay() {
-  while (give_way_left_ns_ > 0 && FaultsCame()) {
-    const timespec glance{.tv_sec = 0, .tv_nsec = kGlanceNs};
-    nanosleep(&glance, nullptr);
-    give_way_left_ns_ -= kGlanceNs;
-  }
-}
-
-// Since it was last asked.
-bool EagerThread::FaultsCame() {
-  const uint64_t faults = stats_.faults.load(std::memory_order_relaxed);
-  return std::exchange(faults_seen_, faults) != faults;
 }
 
 }  // namespace ramjet

@@ -55,13 +55,8 @@ class EagerQueue {
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-// Takes windows from a queue and loads what is pending in them, in file order.
-//
-// While faults come it copies in small runs, so that a fault never waits long for a page in a run
-// or for the gate; with every run in which none came the runs grow again. From a disk, where a
-// fault would queue behind every window, it also waits while the guest asks for one page after the
-// other, as it does right after its resume; but not for long in all, for that guest needs the rest
-// too.
+// Takes windows from a queue and loads what is pending in them, in file order. ReadPacer keeps its
+// reads out of the way of faults.
 class EagerThread {
  public:
   // All outlive it.
@@ -79,8 +74,6 @@ class EagerThread {
   void LoadWindow(const EagerQueue::Window& window);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
-  void GiveWay();
-  bool FaultsCame();
 
   EagerQueue& queue_;
   PageLoader& loader_;
@@ -90,9 +83,6 @@ class EagerThread {
   PageBuffer buffer_;
   std::optional<HugeStaging> staging_;  // once it is wanted
   bool staging_refused_ = false;
-  size_t run_bytes_;
-  uint64_t faults_seen_ = 0;
-  int64_t give_way_left_ns_;
 
   std::unique_ptr<Thread> thread_;  // last, so that it ends first
 };

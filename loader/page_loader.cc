@@ -112,7 +112,7 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
   }
   uint8_t* const content = buffer.first(block.page_size()).data();
   if (block.nonzero(page)) {
-    const absl::Status read = Read(block, {page, 1}, content);
+    const absl::Status read = Read(parts_.demand, block, {page, 1}, content);
     if (absl::IsUnavailable(read) && !last_attempt) {
       Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
@@ -190,7 +190,7 @@ Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
 
 void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer) {
   uint8_t* const content = buffer.first(block.BytesOf(run.count)).data();
-  if (Read(block, run, content).ok()) {
+  if (Read(parts_.bulk, block, run, content).ok()) {
     InstallAhead(block, run, content);
   } else {
     LoadSingly(block, run, content);
@@ -269,7 +269,7 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
 
 void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging) {
   uint8_t* const content = staging.memory().data();
-  if (!ReadStored(block, run, content).ok()) {
+  if (!ReadStored(parts_.bulk, block, run, content).ok()) {
     LoadSingly(block, run, content);
   } else {
     const uint64_t moved = MoveHuge(block, run, content);
@@ -312,11 +312,12 @@ uint64_t PageLoader::MoveHuge(RamBlock& block, PageRun run, uint8_t* content) {
 }
 
 // Fills `content` with the stored extents of `run`; what lies between them stays as it was.
-absl::Status PageLoader::ReadStored(const RamBlock& block, PageRun run, uint8_t* content) const {
+absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
+                                    uint8_t* content) {
   const uint64_t start = block.BytesOf(run.first);
   for (auto extent = block.FindStored(run, start); extent.length > 0;
        extent = block.FindStored(run, extent.end())) {
-    const absl::Status read = parts_.source.ReadPages(
+    const absl::Status read = source.ReadPages(
         block.index(), extent.offset,
         absl::MakeSpan(content + (extent.offset - start), extent.length));
     if (!read.ok()) return read;
@@ -325,7 +326,8 @@ absl::Status PageLoader::ReadStored(const RamBlock& block, PageRun run, uint8_t*
 }
 
 // Fills all of `content`.
-absl::Status PageLoader::Read(const RamBlock& block, PageRun run, uint8_t* content) const {
+absl::Status PageLoader::Read(const PageSource& source, const RamBlock& block, PageRun run,
+                              uint8_t* content) {
   const uint64_t start = block.BytesOf(run.first);
   uint64_t filled = start;
   for (auto extent = block.FindStored(run, start); extent.length > 0;
@@ -334,18 +336,18 @@ absl::Status PageLoader::Read(const RamBlock& block, PageRun run, uint8_t* conte
     filled = extent.end();
   }
   std::memset(content + (filled - start), 0, block.BytesOf(run.end()) - filled);
-  return ReadStored(block, run, content);
+  return ReadStored(source, block, run, content);
 }
 
 // Asks again where that may help, for a thread that nobody waits for.
 absl::Status PageLoader::ReadPatiently(const RamBlock& block, PageRun run,
                                        uint8_t* content) const {
   Patience patience;
-  absl::Status read = Read(block, run, content);
+  absl::Status read = Read(parts_.bulk, block, run, content);
   for (int attempt = 1; attempt < kReadAttempts && absl::IsUnavailable(read) && !quit_; ++attempt) {
     Count(parts_.stats.read_retries, 1);
     patience.Sleep();
-    read = Read(block, run, content);
+    read = Read(parts_.bulk, block, run, content);
   }
   return read;
 }

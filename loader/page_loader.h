@@ -41,7 +41,8 @@ class PageLoader {
   // What it works with; all outlive the loader. `progress` is told when a block becomes complete
   // and when something fails.
   struct Parts {
-    const PageSource& source;
+    const PageSource& demand;  // to read what somebody sleeps on
+    const PageSource& bulk;    // to read ahead
     const Userfaultfd& uffd;
     InstallGate& gate;
     LoadStats& stats;
@@ -100,8 +101,10 @@ class PageLoader {
   uint64_t MoveHuge(RamBlock& block, PageRun run, uint8_t* content);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
   void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);
-  absl::Status ReadStored(const RamBlock& block, PageRun run, uint8_t* content) const;
-  absl::Status Read(const RamBlock& block, PageRun run, uint8_t* content) const;
+  static absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
+                                 uint8_t* content);
+  static absl::Status Read(const PageSource& source, const RamBlock& block, PageRun run,
+                           uint8_t* content);
   absl::Status ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const;
   Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
   Installed InstallZero(const RamBlock& block, uint64_t page) const;

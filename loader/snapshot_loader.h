@@ -26,6 +26,7 @@
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/ram_map.h"
+#include "loader/read_pacer.h"
 #include "loader/vm_stop.h"
 #include "mappedram/snapshot.h"
 #include "uffd/userfaultfd.h"
@@ -164,6 +165,7 @@ class SnapshotLoader {
   LoadProgress progress_;
   InstallGate gate_;
   const std::unique_ptr<VmStop> vm_stop_;
+  ReadPacer pacer_;
   RamMap map_;
   std::atomic<bool> abandoned_{false};
 

@@ -117,6 +117,8 @@ absl::Status File::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
   return absl::OkStatus();
 }
 
+void File::AdviseRandom() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM); }
+
 absl::Status File::CheckUnchanged() const {
   struct stat info;
   if (fstat(fd_, &info) != 0) return ErrnoError(name_, "cannot be examined", errno);

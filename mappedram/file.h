@@ -44,6 +44,10 @@ class File {
   // before, Unavailable with errno in words for any other failure.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
 
+  // From now on the kernel reads what it is asked for and no more. Its readahead, up to 8 MiB for a
+  // page, would make who reads a single page wait for what nobody may want.
+  void AdviseRandom() const;
+
   // DataLoss, saying what differs, if size or modification time are not what they were when the
   // file was opened. The kernel stamps files by its clock tick, so a write within a few
   // milliseconds of the opening may go unnoticed.

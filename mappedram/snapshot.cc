@@ -59,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Snapshot>> Snapshot::Open(File file,
   if (!parsed->description.complete.ok()) return parsed->description.complete;
   // Who writes to the file while it is read could make any check pass.
   if (absl::Status unchanged = file.CheckUnchanged(); !unchanged.ok()) return unchanged;
+  file.AdviseRandom();
   return std::unique_ptr<Snapshot>(
       new Snapshot(std::move(file), std::move(parsed->description), std::move(parsed->nonzero)));
 }

@@ -31,7 +31,8 @@ class PageLoaderTest : public ::testing::Test {
                    RamBlock::Memory{.host = memory_.addr(), .page_size = HostPageBytes()},
                    snapshot_->TakeNonzero(0));
     vm_stop_ = *VmStop::Create(nullptr, 0);
-    loader_.emplace(PageLoader::Parts{.source = *snapshot_,
+    loader_.emplace(PageLoader::Parts{.demand = *snapshot_,
+                                      .bulk = *snapshot_,
                                       .uffd = *uffd_,
                                       .gate = gate_,
                                       .stats = stats_,
@@ -165,7 +166,8 @@ TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
   nonzero.SetRun({0, kPages});
   RamBlock block(0, snapshot_->blocks()[0],
                  {.host = shared.addr(), .page_size = HostPageBytes()}, std::move(nonzero));
-  PageLoader loader(PageLoader::Parts{.source = source,
+  PageLoader loader(PageLoader::Parts{.demand = source,
+                                      .bulk = source,
                                       .uffd = *uffd_,
                                       .gate = gate_,
                                       .stats = stats_,

@@ -1,0 +1,82 @@
+// Keeps reading ahead out of the way of reading on demand.
+#ifndef RAMJET_LOADER_READ_PACER_H_
+#define RAMJET_LOADER_READ_PACER_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "mappedram/page_source.h"
+
+namespace ramjet {
+
+// Two faces of one source: demand() for pages that somebody sleeps on, bulk() for all others.
+//
+// A disk serves what it was asked for first, so a fault waits for all bulk reads that are queued:
+// with megabytes of them its 50 us become 10 ms and more. Bulk reads are therefore cut into pieces,
+// which shrink to the smallest as soon as faults come and double with each piece in which none did.
+// While they are small, and the source turns out to be as slow as a disk, there is one at a time,
+// and none begins while a page is being read on demand. What comes from the page cache queues
+// nowhere, and is not held up.
+//
+// The demand side takes no lock and never waits.
+//
+// Threads: both faces may be used by any number of threads.
+class ReadPacer {
+ public:
+  static constexpr uint64_t kMinPieceBytes = 128 << 10;
+  static constexpr uint64_t kMaxPieceBytes = 2 << 20;
+
+  // `source` outlives the pacer.
+  explicit ReadPacer(const PageSource& source)
+      : source_(source), demand_(*this), bulk_(*this) {}
+  ReadPacer(const ReadPacer&) = delete;
+  ReadPacer& operator=(const ReadPacer&) = delete;
+
+  const PageSource& demand() const { return demand_; }
+  const PageSource& bulk() const { return bulk_; }
+
+ private:
+  class Demand : public PageSource {
+   public:
+    explicit Demand(ReadPacer& pacer) : pacer_(pacer) {}
+    absl::Status ReadPages(size_t block, uint64_t offset,
+                           absl::Span<uint8_t> buffer) const override;
+
+   private:
+    ReadPacer& pacer_;
+  };
+  class Bulk : public PageSource {
+   public:
+    explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
+    absl::Status ReadPages(size_t block, uint64_t offset,
+                           absl::Span<uint8_t> buffer) const override;
+
+   private:
+    ReadPacer& pacer_;
+  };
+
+  uint64_t NextPieceBytes();
+  absl::Status ReadPiece(size_t block, uint64_t offset, absl::Span<uint8_t> piece);
+  void AwaitNoDemand() const;
+
+  const PageSource& source_;
+  const Demand demand_;
+  const Bulk bulk_;
+
+  // relaxed throughout: what one side sees late makes a fault a little slower, and nothing wrong.
+  std::atomic<int> demand_reads_{0};        // under way
+  std::atomic<uint64_t> demands_begun_{0};  // so far
+  std::atomic<uint64_t> demands_seen_{0};   // of those, when the last piece began
+  // Grows from the smallest on, for a guest's first faults come right after its resume.
+  std::atomic<uint64_t> piece_bytes_{kMinPieceBytes};
+  std::atomic<bool> slow_{true};  // the last piece came as from a disk
+
+  absl::Mutex turn_;  // of the one who reads a piece politely
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_READ_PACER_H_

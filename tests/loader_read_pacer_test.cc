@@ -1,0 +1,90 @@
+#include "loader/read_pacer.h"
+
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ramjet {
+namespace {
+
+using ::testing::ElementsAre;
+
+// Gives nothing, notes the sizes it was asked for, and may hold a read of block 1 up.
+class NotingSource : public PageSource {
+ public:
+  absl::Status ReadPages(size_t block, uint64_t offset,
+                         absl::Span<uint8_t> buffer) const override {
+    if (block == 1) {
+      held_.Notify();
+      release_.WaitForNotification();
+      return absl::OkStatus();
+    }
+    if (offset != expected_offset_) return absl::InternalError("a piece is missing");
+    expected_offset_ += buffer.size();
+    pieces_.push_back(buffer.size());
+    if (buffer.size() == fails_at_) return absl::UnavailableError("EIO");
+    return absl::OkStatus();
+  }
+
+  mutable absl::Notification held_;
+  mutable absl::Notification release_;
+  mutable uint64_t expected_offset_ = 0;
+  mutable std::vector<uint64_t> pieces_;
+  uint64_t fails_at_ = 0;
+};
+
+constexpr uint64_t kMin = ReadPacer::kMinPieceBytes;
+
+TEST(ReadPacer, WithoutFaultsPiecesGrowFromTheSmallestToTheLargest) {
+  NotingSource source;
+  ReadPacer pacer(source);
+  std::vector<uint8_t> buffer(16 << 20);
+  ASSERT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
+  ASSERT_GE(source.pieces_.size(), 6u);
+  EXPECT_EQ(source.pieces_[0], 2 * kMin);
+  EXPECT_EQ(source.pieces_[1], 4 * kMin);
+  EXPECT_EQ(source.pieces_[5], ReadPacer::kMaxPieceBytes);
+  EXPECT_EQ(source.expected_offset_, buffer.size());
+}
+
+TEST(ReadPacer, AfterAFaultPiecesAreTheSmallestAgain) {
+  NotingSource source;
+  ReadPacer pacer(source);
+  std::vector<uint8_t> buffer(8 << 20);
+  ASSERT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
+  source.expected_offset_ = 0;
+  source.pieces_.clear();
+  ASSERT_TRUE(pacer.demand().ReadPages(0, 0, absl::MakeSpan(buffer).first(4096)).ok());
+  ASSERT_TRUE(pacer.bulk().ReadPages(0, 4096, absl::MakeSpan(buffer).first(3 * kMin)).ok());
+  EXPECT_THAT(source.pieces_, ElementsAre(4096, kMin, 2 * kMin));
+}
+
+// A guest that faults without a pause, or one whose page does not come, must not stop the rest.
+TEST(ReadPacer, BulkGoesOnWhileADemandReadStalls) {
+  NotingSource source;
+  ReadPacer pacer(source);
+  uint8_t page[4096];
+  std::thread demand(
+      [&] { ASSERT_TRUE(pacer.demand().ReadPages(1, 0, absl::MakeSpan(page)).ok()); });
+  source.held_.WaitForNotification();
+  std::vector<uint8_t> buffer(1 << 20);
+  EXPECT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
+  EXPECT_EQ(source.expected_offset_, buffer.size());
+  source.release_.Notify();
+  demand.join();
+}
+
+TEST(ReadPacer, AFailedPieceEndsTheRead) {
+  NotingSource source;
+  source.fails_at_ = 4 * kMin;
+  ReadPacer pacer(source);
+  std::vector<uint8_t> buffer(8 << 20);
+  EXPECT_TRUE(absl::IsUnavailable(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer))));
+  EXPECT_THAT(source.pieces_, ElementsAre(2 * kMin, 4 * kMin));
+}
+
+}  // namespace
+}  // namespace ramjet
