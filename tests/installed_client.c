@@ -11,13 +11,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                              \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      fprintf(stderr, "installed_client.c:%d: %s\n  ramjet_error: %s\n", __LINE__,    \
-              #condition, ramjet_error());                                            \
-      exit(1);                                                                        \
-    }                                                                                 \
+#define CHECK(condition)                                                                       \
+  do {                                                                                         \
+    if (!(condition)) {                                                                        \
+      fprintf(stderr, "installed_client.c:%d: %s\n  ramjet_error: %s\n", __LINE__, #condition, \
+              ramjet_error());                                                                 \
+      exit(1);                                                                                 \
+    }                                                                                          \
   } while (0)
 
 enum { kPages = 1024, kPageBytes = 4096 };
