@@ -4,6 +4,7 @@
  * not serve page faults, what needs that is skipped, and the reason printed.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -156,6 +157,19 @@ static uint64_t number_in(const char *json, const char *key) {
   return strtoull(at + strlen(key), NULL, 10);
 }
 
+/* How many files of the directory have names that begin so. */
+static int count_files_with(const char *start) {
+  DIR *files = opendir(directory);
+  const struct dirent *file;
+  int count = 0;
+  CHECK(files != NULL);
+  while ((file = readdir(files)) != NULL) {
+    count += strncmp(file->d_name, start, strlen(start)) == 0;
+  }
+  closedir(files);
+  return count;
+}
+
 /* --- Saving and refusing, which need no page faults --- */
 
 static void test_save(void) {
@@ -206,6 +220,10 @@ static void test_save(void) {
 
   CHECK(ramjet_save(path_of("missing/guest.mr"), blocks, 1, NULL, 0) < 0);
   CHECK(strstr(ramjet_error(), "missing/guest.mr") != NULL);
+  /* What could not be finished is not left lying about, either. */
+  CHECK(mkdir(path_of("taken"), 0700) == 0);
+  CHECK(ramjet_save(path_of("taken"), blocks, 1, NULL, 0) < 0);
+  CHECK(count_files_with("taken") == 1);
   /* What may be long is as long; a device may have no state, and a guest no device. */
   long_name[255] = '\0';
   blocks[1].idstr = device.name = long_name;
