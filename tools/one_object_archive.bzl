@@ -53,11 +53,12 @@ def _one_object_archive_impl(ctx):
 
     # objcopy makes global and weak symbols local, but not the unique ones in which the compiler keeps the static variables of
     # inline functions; so these become weak before. Only they: a weak reference to libstdc++ would not be an order for it.
+    # clang makes none, and a file without names is an error to objcopy, hence one that no object has.
     localised = ctx.actions.declare_file(ctx.label.name + ".o")
     ctx.actions.run_shell(
         command = """set -e -o pipefail
             nm="$1" objcopy="$2" linked="$3" exports="$4" localised="$5"
-            "$nm" --defined-only "$linked" | sed -n 's/^[0-9a-f]* u //p' >"$localised.unique"
+            { echo none; "$nm" --defined-only "$linked" | sed -n 's/^[0-9a-f]* u //p'; } >"$localised.unique"
             "$objcopy" --weaken-symbols="$localised.unique" "$linked" "$localised.weak"
             "$objcopy" --wildcard --keep-global-symbol="$exports" "$localised.weak" "$localised"
             rm "$localised.unique" "$localised.weak" """,
