@@ -341,6 +341,9 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
     if (device.name == nullptr || *device.name == '\0' || std::strlen(device.name) > 255) {
       return Fail(EINVAL, absl::StrCat("device ", i, ": name is not 1 to 255 bytes long"));
     }
+    if (device.state == nullptr && device.length > 0) {
+      return Fail(EINVAL, absl::StrCat("device \"", device.name, "\": state is NULL"));
+    }
     content.devices.push_back(
         {.name = device.name,
          .instance_id = device.instance_id,

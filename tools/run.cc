@@ -19,7 +19,8 @@
 namespace ramjet {
 namespace {
 
-constexpr char kLibrary[] = "libramjet_preload.so";
+// From the directory of this program: where the build puts it, and where tools/install does.
+constexpr const char* kLibraries[] = {"libramjet_preload.so", "../lib/ramjet/libramjet_preload.so"};
 
 int Fail(const std::string& why) {
   std::fprintf(stderr, "ramjet: %s\n", why.c_str());
@@ -39,6 +40,20 @@ std::string MigrationUri(const std::string& path) {
   return absl::StrCat("file:", path);
 }
 
+absl::StatusOr<std::string> FindLibrary() {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return absl::NotFoundError(absl::StrCat("/proc/self/exe: ", error.message()));
+  std::string tried;
+  for (const char* const place : kLibraries) {
+    const std::string library = (self.parent_path() / place).lexically_normal().string();
+    if (access(library.c_str(), R_OK) == 0) return library;
+    absl::StrAppend(&tried, tried.empty() ? "" : "; ", library, ": ", std::strerror(errno));
+  }
+  return absl::NotFoundError(
+      absl::StrCat("the preload library is nowhere near this program: ", tried));
+}
+
 // In front of whatever the caller preloads himself.
 void Preload(const std::string& library) {
   const char* const others = std::getenv("LD_PRELOAD");
@@ -50,26 +65,21 @@ void Preload(const std::string& library) {
 }  // namespace
 
 int RunEmulator(const RunOptions& options) {
-  std::error_code error;
-  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return Fail(absl::StrCat("/proc/self/exe: ", error.message()));
-  const std::string library = self.parent_path() / kLibrary;
-  if (access(library.c_str(), R_OK) != 0) {
-    return Fail(absl::StrCat("the preload library is not beside this program: ", library, ": ",
-                             std::strerror(errno)));
-  }
+  const absl::StatusOr<std::string> library = FindLibrary();
+  if (!library.ok()) return Fail(std::string(library.status().message()));
   // The dynamic linker takes both for separators.
-  if (absl::StrContains(library, ':') || absl::StrContains(library, ' ')) {
+  if (absl::StrContains(*library, ':') || absl::StrContains(*library, ' ')) {
     return Fail(absl::StrCat(
-        "the preload library cannot be used from a path with a colon or space: ", library));
+        "the preload library cannot be used from a path with a colon or space: ", *library));
   }
-  Preload(library);
+  Preload(*library);
   setenv(kEagerVariable, options.eager ? "on" : "off", 1);
   setenv(kEagerThreadsVariable, absl::StrCat(options.eager_threads).c_str(), 1);
   if (options.stats_path.empty()) {
     unsetenv(kStatsVariable);
   } else {
     // Absolute, for -daemonize changes the directory; and no old file may pass for the new run's.
+    std::error_code error;
     const std::filesystem::path stats = std::filesystem::absolute(options.stats_path, error);
     if (error) return Fail(absl::StrCat(options.stats_path, ": ", error.message()));
     setenv(kStatsVariable, stats.c_str(), 1);

@@ -1,0 +1,626 @@
+/* Every function of the C face, called from C, with each error that loader/ramjet.h lists.
+ *
+ * Exit status 1 at the first thing that is not as promised, with its line. Where this process may
+ * not serve page faults, what needs that is skipped, and the reason printed.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/magic.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "loader/ramjet.h"
+
+#define CHECK(condition)                                                                \
+  do {                                                                                  \
+    if (!(condition)) {                                                                 \
+      fprintf(stderr, "%s:%d: not so: %s (ramjet_error: \"%s\")\n", __FILE__, __LINE__, \
+              #condition, ramjet_error());                                              \
+      exit(1);                                                                          \
+    }                                                                                   \
+  } while (0)
+
+/* An error comes with one line that says why. */
+#define CHECK_ERROR(error, call)                                                                  \
+  do {                                                                                            \
+    const long long actual = (call);                                                              \
+    if (actual != -(error) || *ramjet_error() == '\0' || strchr(ramjet_error(), '\n')) {          \
+      fprintf(stderr, "%s:%d: not -%s but %lld: %s (ramjet_error: \"%s\")\n", __FILE__, __LINE__, \
+              #error, actual, #call, ramjet_error());                                             \
+      exit(1);                                                                                    \
+    }                                                                                             \
+  } while (0)
+
+/* See loader_testing.cc: the sanitizer takes no note of what happens inside absl::Mutex. */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void) {
+  return "race:synchronization_internal::Waiter::\n";
+}
+
+enum { kPageBytes = 4096, kPages = 512, kContentPages = 400 };
+static const uint64_t kLength = (uint64_t)kPages * kPageBytes;
+static const char kTimerState[] = "ticking";
+
+static char directory[4096];
+
+static const char *path_of(const char *name) {
+  static char path[5000];
+  snprintf(path, sizeof(path), "%s/%s", directory, name);
+  return path;
+}
+
+/* --- Guest memory --- */
+
+/* Never 0 but in the pages from kContentPages on. */
+static unsigned char content_of(unsigned page) {
+  return (unsigned char)(page < kContentPages ? page % 255 + 1 : 0);
+}
+
+static unsigned char *map_memory(int flags, int fd) {
+  void *memory = mmap(NULL, kLength, PROT_READ | PROT_WRITE, flags, fd, 0);
+  CHECK(memory != MAP_FAILED);
+  return memory;
+}
+
+static unsigned char *map_private(void) { return map_memory(MAP_PRIVATE | MAP_ANONYMOUS, -1); }
+
+static unsigned char *map_shared(int *fd) {
+  *fd = memfd_create("guest", MFD_CLOEXEC);
+  CHECK(*fd >= 0 && ftruncate(*fd, (off_t)kLength) == 0);
+  return map_memory(MAP_SHARED, *fd);
+}
+
+static int holds(const unsigned char *memory, unsigned page, unsigned char content) {
+  unsigned i;
+  for (i = 0; i < kPageBytes; ++i) {
+    if (memory[(size_t)page * kPageBytes + i] != content) return 0;
+  }
+  return 1;
+}
+
+/* Whether the byte can be read: the kernel answers its own access with an error, so no signal
+ * handler is needed. */
+static int is_readable(const unsigned char *byte) {
+  int fds[2], readable;
+  CHECK(pipe(fds) == 0);
+  readable = write(fds[1], byte, 1) == 1;
+  close(fds[0]);
+  close(fds[1]);
+  return readable;
+}
+
+/* --- Snapshots --- */
+
+/* One block, "ram", and one device, "timer". */
+static const char *save_as(const char *name) {
+  unsigned char *memory = map_private();
+  struct ramjet_save_block block;
+  struct ramjet_save_device device;
+  unsigned page;
+  memset(&block, 0, sizeof(block));
+  memset(&device, 0, sizeof(device));
+  for (page = 0; page < kPages; ++page) {
+    memset(memory + (size_t)page * kPageBytes, content_of(page), kPageBytes);
+  }
+  block.idstr = "ram";
+  block.host = memory;
+  block.length = kLength;
+  device.name = "timer";
+  device.instance_id = 3;
+  device.version_id = 2;
+  device.state = kTimerState;
+  device.length = sizeof(kTimerState);
+  CHECK(ramjet_save(path_of(name), &block, 1, &device, 1) == 0);
+  munmap(memory, kLength);
+  return path_of(name);
+}
+
+static ramjet *open_load(const char *path) {
+  ramjet *load = NULL;
+  CHECK(ramjet_open(path, NULL, &load) == 0);
+  CHECK(load != NULL);
+  return load;
+}
+
+static struct ramjet_block block_at(void *host) {
+  struct ramjet_block block = RAMJET_BLOCK_INIT;
+  block.idstr = "ram";
+  block.host = host;
+  block.length = kLength;
+  return block;
+}
+
+static void attach(ramjet *load, void *host) {
+  const struct ramjet_block block = block_at(host);
+  CHECK(ramjet_attach(load, &block) == 0);
+}
+
+static uint64_t number_in(const char *json, const char *key) {
+  const char *at = strstr(json, key);
+  CHECK(at != NULL);
+  return strtoull(at + strlen(key), NULL, 10);
+}
+
+/* How many files of the directory have names that begin so. */
+static int count_files_with(const char *start) {
+  DIR *files = opendir(directory);
+  const struct dirent *file;
+  int count = 0;
+  CHECK(files != NULL);
+  while ((file = readdir(files)) != NULL) {
+    count += strncmp(file->d_name, start, strlen(start)) == 0;
+  }
+  closedir(files);
+  return count;
+}
+
+/* --- Saving and refusing, which need no page faults --- */
+
+static void test_save(void) {
+  unsigned char *memory = map_private();
+  char long_name[257];
+  struct ramjet_save_block blocks[2];
+  struct ramjet_save_device device;
+  struct stat status;
+  const char *path = path_of("refused.mr");
+  memset(long_name, 'x', 256);
+  long_name[256] = '\0';
+  memset(blocks, 0, sizeof(blocks));
+  memset(&device, 0, sizeof(device));
+  blocks[0].idstr = "ram";
+  blocks[0].host = memory;
+  blocks[0].length = kLength;
+  blocks[1] = blocks[0];
+  device.name = "timer";
+  device.state = kTimerState;
+  device.length = sizeof(kTimerState);
+
+  CHECK_ERROR(EINVAL, ramjet_save(NULL, blocks, 1, &device, 1));
+  CHECK_ERROR(EINVAL, ramjet_save(path, NULL, 1, &device, 1));
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 1, NULL, 1));
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, &device, 1)); /* two of one name */
+  blocks[1].idstr = NULL;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, NULL, 0));
+  blocks[1].idstr = "";
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, NULL, 0));
+  blocks[1].idstr = long_name;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, NULL, 0));
+  blocks[1].idstr = "more";
+  blocks[1].length = kLength - 1;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, NULL, 0));
+  blocks[1].length = 0;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, NULL, 0));
+  blocks[1].length = kLength;
+  blocks[1].host = NULL;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 2, NULL, 0));
+  device.name = NULL;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 1, &device, 1));
+  device.name = long_name;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 1, &device, 1));
+  device.name = "timer";
+  device.state = NULL;
+  CHECK_ERROR(EINVAL, ramjet_save(path, blocks, 1, &device, 1));
+  CHECK(stat(path, &status) != 0 && errno == ENOENT);
+
+  CHECK(ramjet_save(path_of("missing/guest.mr"), blocks, 1, NULL, 0) < 0);
+  CHECK(strstr(ramjet_error(), "missing/guest.mr") != NULL);
+  /* What could not be finished is not left lying about, either. */
+  CHECK(mkdir(path_of("taken"), 0700) == 0);
+  CHECK(ramjet_save(path_of("taken"), blocks, 1, NULL, 0) < 0);
+  CHECK(count_files_with("taken") == 1);
+  /* What may be long is as long; a device may have no state, and a guest no device. */
+  long_name[255] = '\0';
+  blocks[1].idstr = device.name = long_name;
+  blocks[1].host = memory;
+  device.length = 0;
+  CHECK(ramjet_save(path_of("long.mr"), blocks, 2, &device, 1) == 0);
+  CHECK(ramjet_save(path_of("long.mr"), blocks, 1, NULL, 0) == 0); /* replaces it */
+  munmap(memory, kLength);
+}
+
+static void write_file(const char *path, const char *text) {
+  FILE *file = fopen(path, "w");
+  CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+/* Opens in a process that is `nobody`, and may do only what everybody may. */
+static int open_as_nobody(const char *path) {
+  int status;
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    ramjet *load = NULL;
+    if (setgid(65534) != 0 || setuid(65534) != 0) _exit(255);
+    _exit(-ramjet_open(path, NULL, &load));
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) != 255);
+  return -WEXITSTATUS(status);
+}
+
+/* Opens in a process whose kernel knows neither userfaultfd(2) nor the device. */
+static int open_without_kernel_support(const char *path) {
+  struct sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 3, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0xAA00 /* USERFAULTFD_IOC_NEW */, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const struct sock_fprog program = {sizeof(filter) / sizeof(*filter), filter};
+  int status;
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    ramjet *load = NULL;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0) {
+      _exit(255);
+    }
+    _exit(-ramjet_open(path, NULL, &load));
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) != 255);
+  return -WEXITSTATUS(status);
+}
+
+static void test_open_refuses(void) {
+  struct ramjet_options options = RAMJET_OPTIONS_INIT;
+  ramjet *const nothing = (ramjet *)directory; /* to be overwritten */
+  ramjet *load = nothing;
+  struct stat status;
+  const char *path = save_as("guest.mr");
+  CHECK_ERROR(EINVAL, ramjet_open(NULL, NULL, &load));
+  CHECK_ERROR(EINVAL, ramjet_open(path, NULL, NULL));
+  options.size = 0;
+  CHECK_ERROR(EINVAL, ramjet_open(path, &options, &load));
+  CHECK(load == NULL);
+  options.size = sizeof(options);
+  options.eager_threads = 65;
+  CHECK_ERROR(EINVAL, ramjet_open(path, &options, &load));
+  options.eager_threads = 0;
+  options.on_unreadable = 2;
+  CHECK_ERROR(EINVAL, ramjet_open(path, &options, &load));
+  options.on_unreadable = RAMJET_POISON;
+  options.kill_pid = -1;
+  CHECK_ERROR(EINVAL, ramjet_open(path, &options, &load));
+
+  load = nothing;
+  CHECK_ERROR(ENOENT, ramjet_open(path_of("nothing.mr"), NULL, &load));
+  CHECK(load == NULL);
+  CHECK(strstr(ramjet_error(), "nothing.mr") != NULL);
+  write_file(path_of("text.mr"), "Words, words, words.\n");
+  load = nothing;
+  CHECK_ERROR(EBADMSG, ramjet_open(path_of("text.mr"), NULL, &load));
+  CHECK(load == NULL);
+  write_file(path_of("empty.mr"), "");
+  CHECK_ERROR(EBADMSG, ramjet_open(path_of("empty.mr"), NULL, &load));
+
+  path = save_as("cut.mr");
+  CHECK(stat(path, &status) == 0 && truncate(path, status.st_size / 2) == 0);
+  load = nothing;
+  CHECK_ERROR(EILSEQ, ramjet_open(path, NULL, &load));
+  CHECK(load == NULL);
+
+  ramjet_close(NULL);
+}
+
+static void test_open_without_permission(void) {
+  const char *path;
+  FILE *sysctl;
+  int result;
+  char unprivileged;
+  path = save_as("guest.mr");
+  result = open_without_kernel_support(path);
+  CHECK(result == -ENOSYS || result == -EPERM); /* a filter and an old kernel look alike */
+
+  if (getuid() != 0) {
+    printf("SKIPPED: opening without permission: only root can become somebody else\n");
+    return;
+  }
+  CHECK(chmod(directory, 0755) == 0);
+  CHECK(chmod(path, 0600) == 0);
+  if (open_as_nobody("/") != -EBADMSG && open_as_nobody(directory) == -EACCES) {
+    printf("SKIPPED: opening without permission: nobody may not reach %s\n", directory);
+    return;
+  }
+  CHECK(open_as_nobody(path) == -EACCES);
+  CHECK(chmod(path, 0644) == 0);
+  sysctl = fopen("/proc/sys/vm/unprivileged_userfaultfd", "r");
+  unprivileged = sysctl != NULL ? (char)fgetc(sysctl) : '0';
+  if (sysctl != NULL) fclose(sysctl);
+  if (unprivileged != '0') {
+    printf("SKIPPED: -EPERM: vm.unprivileged_userfaultfd lets everybody serve page faults\n");
+    return;
+  }
+  CHECK(open_as_nobody(path) == -EPERM);
+}
+
+/* --- A load --- */
+
+static void test_blocks_and_devices(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  struct ramjet_block_info info = RAMJET_BLOCK_INFO_INIT;
+  char state[64];
+  CHECK(ramjet_block_count(load) == 1);
+  CHECK(ramjet_get_block(load, 0, &info) == 0);
+  CHECK(info.size == sizeof(info));
+  CHECK(strcmp(info.idstr, "ram") == 0);
+  CHECK(info.used_length == kLength && info.page_size == kPageBytes);
+  CHECK(info.nonzero_pages == kContentPages);
+  CHECK_ERROR(ENOENT, ramjet_get_block(load, 1, &info));
+  CHECK_ERROR(ENOENT, ramjet_get_block(load, UINT64_MAX, &info));
+  CHECK_ERROR(EINVAL, ramjet_get_block(load, 0, NULL));
+  /* A caller that knows less of the struct gets no more than it has room for. */
+  info.size = offsetof(struct ramjet_block_info, page_size);
+  info.page_size = 12345;
+  CHECK(ramjet_get_block(load, 0, &info) == 0);
+  CHECK(info.size == offsetof(struct ramjet_block_info, page_size));
+  CHECK(info.used_length == kLength && info.page_size == 12345);
+  info.size = 0;
+  CHECK_ERROR(EINVAL, ramjet_get_block(load, 0, &info));
+
+  memset(state, '#', sizeof(state));
+  CHECK(ramjet_read_device(load, "timer", 3, state, sizeof(state)) == sizeof(kTimerState));
+  CHECK(strcmp(state, kTimerState) == 0 && state[sizeof(kTimerState)] == '#');
+  memset(state, '#', sizeof(state));
+  CHECK(ramjet_read_device(load, "timer", 3, state, 4) == sizeof(kTimerState));
+  CHECK(memcmp(state, "tick#", 5) == 0);
+  CHECK(ramjet_read_device(load, "timer", 3, NULL, 0) == sizeof(kTimerState));
+  CHECK_ERROR(EINVAL, ramjet_read_device(load, "timer", 3, NULL, 1));
+  CHECK_ERROR(EINVAL, ramjet_read_device(load, NULL, 3, state, 1));
+  CHECK_ERROR(ENOENT, ramjet_read_device(load, "timer", 0, state, 1));
+  CHECK_ERROR(ENOENT, ramjet_read_device(load, "clock", 3, state, 1));
+  CHECK(truncate(path_of("guest.mr"), 100) == 0);
+  {
+    const int64_t result = ramjet_read_device(load, "timer", 3, state, sizeof(state));
+    CHECK(result == -EIO || result == -EILSEQ);
+  }
+  ramjet_close(load);
+}
+
+static void test_attach_refuses(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  struct ramjet_block block = block_at(memory);
+  CHECK_ERROR(EINVAL, ramjet_attach(load, NULL));
+  block.size = 0;
+  CHECK_ERROR(EINVAL, ramjet_attach(load, &block));
+  block = block_at(memory);
+  block.idstr = NULL;
+  CHECK_ERROR(EINVAL, ramjet_attach(load, &block));
+  block.idstr = "rom";
+  CHECK_ERROR(ENOENT, ramjet_attach(load, &block));
+  block = block_at(memory);
+  block.memory = 2;
+  CHECK_ERROR(EINVAL, ramjet_attach(load, &block));
+
+  /* None of this is in the way of what makes sense. */
+  attach(load, memory);
+  block = block_at(memory);
+  CHECK_ERROR(EALREADY, ramjet_attach(load, &block));
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+static void test_memory_that_cannot_be_lazy(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  const int fd = open(path_of("memory"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  struct ramjet_block block;
+  struct statfs disk;
+  CHECK(fd >= 0 && ftruncate(fd, (off_t)kLength) == 0 && fstatfs(fd, &disk) == 0);
+  if (disk.f_type == TMPFS_MAGIC) {
+    printf("SKIPPED: memory of a file on disk: %s is on tmpfs\n", directory);
+  } else {
+    block = block_at(map_memory(MAP_SHARED, fd));
+    block.memory = RAMJET_SHARED;
+    CHECK_ERROR(ENOTSUP, ramjet_attach(load, &block));
+    munmap(block.host, kLength);
+  }
+  close(fd);
+  ramjet_close(load);
+
+  load = open_load(path_of("guest.mr"));
+  block = block_at(map_private());
+  /* The system call itself, for under a sanitizer mlock() does nothing. */
+  if (syscall(SYS_mlock, block.host, kLength) != 0) {
+    printf("SKIPPED: locked memory: mlock: %s\n", strerror(errno));
+  } else {
+    CHECK_ERROR(ENOTSUP, ramjet_attach(load, &block));
+  }
+  ramjet_close(load);
+  munmap(block.host, kLength);
+}
+
+static void test_load(void) {
+  ramjet *load = NULL;
+  struct ramjet_options options = RAMJET_OPTIONS_INIT;
+  unsigned char *memory = map_private();
+  char stats[8192], start[8];
+  unsigned page;
+  int64_t length;
+  options.eager_threads = 3;
+  CHECK(ramjet_open(save_as("guest.mr"), &options, &load) == 0);
+  memset(memory, 0xee, kLength);    /* what was there is dropped */
+  CHECK(ramjet_wait(load, 0) == 0); /* nothing is attached, so nothing is owed */
+  attach(load, memory);
+  CHECK_ERROR(ETIMEDOUT, ramjet_wait(load, 0));
+  CHECK_ERROR(ETIMEDOUT, ramjet_wait(load, 20));
+  CHECK_ERROR(EBUSY, ramjet_detach(load));
+  CHECK(holds(memory, 5, content_of(5)));
+  CHECK(holds(memory, kPages - 1, 0));
+  memory[(size_t)6 * kPageBytes] = 99; /* stays, whatever comes later */
+
+  CHECK_ERROR(EINVAL, ramjet_stats_json(load, NULL, 1));
+  length = ramjet_stats_json(load, stats, sizeof(stats));
+  CHECK(length > 0 && (size_t)length == strlen(stats));
+  CHECK(strstr(stats, "\"schema\":\"ramjet.stats/1\"") != NULL);
+  CHECK(strstr(stats, "\"complete\":false") != NULL);
+  CHECK(number_in(stats, "\"faulted\":") >= 2);
+  CHECK(ramjet_stats_json(load, NULL, 0) > 0);
+  memset(start, '#', sizeof(start));
+  CHECK(ramjet_stats_json(load, start, 5) > 5);
+  CHECK(strlen(start) == 4 && strncmp(start, stats, 4) == 0 && start[5] == '#');
+
+  CHECK(ramjet_start_eager(load) == 0);
+  CHECK(ramjet_start_eager(load) == 0);
+  CHECK(ramjet_wait(load, -1) == 0);
+  CHECK(ramjet_wait(load, 0) == 0);
+  CHECK(ramjet_detach(load) == 0);
+  CHECK(ramjet_detach(load) == 0);
+  CHECK(ramjet_stats_json(load, stats, sizeof(stats)) > 0);
+  CHECK(strstr(stats, "\"complete\":true") != NULL);
+  CHECK(number_in(stats, "\"total\":") == kPages);
+  {
+    const struct ramjet_block block = block_at(memory);
+    CHECK(ramjet_attach(load, &block) < 0); /* nothing can be attached any more */
+  }
+  ramjet_close(load);
+  CHECK(memory[(size_t)6 * kPageBytes] == 99);
+  memory[(size_t)6 * kPageBytes] = content_of(6);
+  for (page = 0; page < kPages; ++page) CHECK(holds(memory, page, content_of(page)));
+  munmap(memory, kLength);
+}
+
+static void test_close_loads_the_rest(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  unsigned page;
+  attach(load, memory);
+  ramjet_close(load);
+  for (page = 0; page < kPages; ++page) CHECK(holds(memory, page, content_of(page)));
+  munmap(memory, kLength);
+}
+
+static void test_discard(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  int fd;
+  unsigned char *memory = map_shared(&fd);
+  struct ramjet_block block = block_at(memory);
+  unsigned page;
+  block.memory = RAMJET_SHARED;
+  CHECK(ramjet_attach(load, &block) == 0);
+  CHECK_ERROR(EINVAL, ramjet_discard(load, memory, UINT64_MAX));
+  CHECK(ramjet_discard(load, memory, 0) == 0);
+  CHECK(holds(memory, 10, content_of(10)));
+  CHECK(ramjet_discard(load, memory + 10 * kPageBytes, 20 * kPageBytes) == 0);
+  CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 10 * kPageBytes,
+                  20 * kPageBytes) == 0);
+  CHECK(ramjet_start_eager(load) == 0);
+  CHECK(ramjet_wait(load, -1) == 0);
+  for (page = 0; page < kPages; ++page) {
+    CHECK(holds(memory, page, page >= 10 && page < 30 ? 0 : content_of(page)));
+  }
+  ramjet_close(load);
+  munmap(memory, kLength);
+  close(fd);
+}
+
+static void *wait_for_load(void *load) { return (void *)(intptr_t)ramjet_wait(load, -1); }
+
+static void test_abandon(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  pthread_t waiter;
+  void *result;
+  attach(load, memory);
+  CHECK(holds(memory, 1, content_of(1)));
+  CHECK(pthread_create(&waiter, NULL, wait_for_load, load) == 0);
+  CHECK(ramjet_abandon(load) == 0);
+  CHECK(pthread_join(waiter, &result) == 0);
+  CHECK((intptr_t)result == -ECANCELED);
+  CHECK_ERROR(ECANCELED, ramjet_wait(load, 0));
+  CHECK(!is_readable(memory + 2 * kPageBytes)); /* rather than zeros */
+  CHECK(ramjet_abandon(load) == 0);
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+static void test_unreadable_page_is_poisoned(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  char stats[8192];
+  attach(load, memory);
+  CHECK(holds(memory, 1, content_of(1)));
+  CHECK(truncate(path_of("guest.mr"), 0) == 0);
+  CHECK(ramjet_start_eager(load) == 0);
+  if (ramjet_wait(load, -1) == -ENOTRECOVERABLE) {
+    printf("SKIPPED: poison: this kernel has none\n");
+    CHECK(ramjet_abandon(load) == 0);
+  } else {
+    CHECK(!is_readable(memory + 2 * kPageBytes));
+    CHECK(holds(memory, 1, content_of(1)));
+    CHECK(ramjet_stats_json(load, stats, sizeof(stats)) > 0);
+    CHECK(number_in(stats, "\"poisoned\":") > 0);
+  }
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+/* --- Errors --- */
+
+static void *fail_elsewhere(void *unused) {
+  (void)unused;
+  CHECK(*ramjet_error() == '\0');
+  CHECK_ERROR(EINVAL, ramjet_open(NULL, NULL, NULL));
+  return NULL;
+}
+
+static void test_errors_are_of_their_thread(void) {
+  ramjet *load;
+  char mine[512];
+  pthread_t thread;
+  CHECK_ERROR(ENOENT, ramjet_open(path_of("nothing.mr"), NULL, &load));
+  snprintf(mine, sizeof(mine), "%s", ramjet_error());
+  CHECK(pthread_create(&thread, NULL, fail_elsewhere, NULL) == 0);
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK(strcmp(ramjet_error(), mine) == 0);
+}
+
+int main(void) {
+  const char *temporary = getenv("TEST_TMPDIR");
+  ramjet *load = NULL;
+  snprintf(directory, sizeof(directory), "%s/ramjet_c_test.XXXXXX",
+           temporary != NULL ? temporary : "/tmp");
+  if (mkdtemp(directory) == NULL) {
+    perror(directory);
+    return 1;
+  }
+  CHECK(strcmp(ramjet_version(), "0.1.0") == 0);
+  CHECK(*ramjet_error() == '\0');
+  test_save();
+  test_open_refuses();
+  test_errors_are_of_their_thread();
+  test_open_without_permission();
+
+  if (ramjet_open(save_as("guest.mr"), NULL, &load) < 0) {
+    printf("SKIPPED: all loads: %s\n", ramjet_error());
+    return 0;
+  }
+  ramjet_close(load);
+  test_blocks_and_devices();
+  test_attach_refuses();
+  test_memory_that_cannot_be_lazy();
+  test_load();
+  test_close_loads_the_rest();
+  test_discard();
+  test_abandon();
+  test_unreadable_page_is_poisoned();
+  return 0;
+}
