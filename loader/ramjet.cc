@@ -68,6 +68,8 @@ int ErrnoOf(absl::StatusCode code) {
       return ENOTRECOVERABLE;
     case absl::StatusCode::kCancelled:
       return ECANCELED;
+    case absl::StatusCode::kUnimplemented:
+      return ENOSYS;
     case absl::StatusCode::kDataLoss:
       return EILSEQ;
     default:
@@ -79,11 +81,12 @@ int Result(const absl::Status& status) {
   return status.ok() ? 0 : Fail(ErrnoOf(status.code()), std::string(status.message()));
 }
 
-// A copy of what the caller has filled in, in the size that it knew; the rest is 0.
+// A copy of what the caller has filled in, in the size that it knew; the rest is 0. Today's structs
+// are the first version, so what is smaller is no version at all.
 template <typename Struct>
 std::optional<Struct> Read(const Struct* given) {
   Struct known{};
-  if (given == nullptr || given->size < sizeof(given->size)) return std::nullopt;
+  if (given == nullptr || given->size < sizeof(known)) return std::nullopt;
   std::memcpy(&known, given, std::min<uint64_t>(given->size, sizeof(known)));
   return known;
 }

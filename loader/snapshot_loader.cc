@@ -21,6 +21,8 @@ namespace {
 
 uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 
+uint64_t RoundUp(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
+
 // Whether the host has transparent huge pages at all, for memory that asks for them.
 bool HostHasHugePages() {
   std::array<char, 128> text{};
@@ -97,37 +99,43 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   }
   const absl::StatusOr<uint64_t> page_size = CheckMapping(stored, mapping);
   if (!page_size.ok()) return page_size.status();
-  auto ram = std::make_unique<RamBlock>(
-      block, stored,
-      RamBlock::Memory{.host = reinterpret_cast<uintptr_t>(mapping.host),
-                       .page_size = *page_size,
-                       .alias = reinterpret_cast<uintptr_t>(mapping.alias),
-                       .zeroable = *page_size == SystemPageSize()},
-      snapshot_->TakeNonzero(block));
-  if (!ram->memory().zeroable) {
+  const RamBlock::Memory memory{.host = reinterpret_cast<uintptr_t>(mapping.host),
+                                .page_size = *page_size,
+                                .alias = reinterpret_cast<uintptr_t>(mapping.alias),
+                                .zeroable = *page_size == SystemPageSize()};
+  if (!memory.zeroable) {
     absl::Status ready = loader_->PrepareZeros(*page_size);
     if (ready.ok()) ready = fault_thread_->Grow(*page_size);
     if (!ready.ok()) return ready;
   }
-  // Register first, then empty, so that nobody can put a page there in between. The discard comes
-  // back as an event of our own, which has to be through before the block is in the map: there it
-  // would mean that the guest has given up its memory.
-  const absl::StatusOr<RangeAbilities> abilities =
-      uffd_->Register(ram->host(), ram->length(), mapping.alias != nullptr);
-  if (!abilities.ok()) return abilities.status();
-  absl::Status status = Empty(*ram, mapping.memory);
-  if (status.ok() && abilities->zero != ram->memory().zeroable) {
-    status = absl::InvalidArgumentError("its mappings are of different page sizes");
-  }
-  if (!status.ok()) {
-    (void)uffd_->Unregister(ram->host(), ram->length());
-    return status;
-  }
-  if (uffd_->features().remove_events) fault_thread_->Sync();
+  const uint64_t length = RoundUp(stored.used_length, *page_size);
+  absl::Status ready = RegisterEmpty(memory, length, mapping.memory);
+  if (!ready.ok()) return ready;
+  auto ram = std::make_unique<RamBlock>(block, stored, memory, snapshot_->TakeNonzero(block));
   map_.Insert(*ram);
   eager_queue_.Add(*ram, HugeWelcome(*ram, mapping.memory));
   attached_[block] = true;
   blocks_.push_back(std::move(ram));
+  return absl::OkStatus();
+}
+
+absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint64_t length,
+                                           BlockMemory kind) {
+  // Register first, then empty, so that nobody can put a page there in between. The discard comes
+  // back as an event of our own, which has to be through before the block is in the map: there it
+  // would mean that the guest has given up its memory.
+  const absl::StatusOr<RangeAbilities> abilities =
+      uffd_->Register(memory.host, length, memory.alias != 0);
+  if (!abilities.ok()) return abilities.status();
+  absl::Status status = Empty(memory, length, kind);
+  if (status.ok() && abilities->zero != memory.zeroable) {
+    status = absl::InvalidArgumentError("its mappings are of different page sizes");
+  }
+  if (!status.ok()) {
+    (void)uffd_->Unregister(memory.host, length);
+    return status;
+  }
+  if (uffd_->features().remove_events) fault_thread_->Sync();
   return absl::OkStatus();
 }
 
@@ -143,7 +151,7 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
         absl::StrFormat("its host page size is said to be %d, and is %d", mapping.host_page_size,
                         page_size));
   }
-  const uint64_t needed = (stored.used_length + page_size - 1) / page_size * page_size;
+  const uint64_t needed = RoundUp(stored.used_length, page_size);
   const uint64_t length = mapping.length == 0 ? needed : mapping.length;
   if (addr % page_size != 0 || length % page_size != 0 || length < needed ||
       length > UINTPTR_MAX - addr) {
@@ -174,15 +182,16 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
   return page_size;
 }
 
-absl::Status SnapshotLoader::Empty(const RamBlock& block, BlockMemory memory) const {
+absl::Status SnapshotLoader::Empty(const RamBlock::Memory& memory, uint64_t length,
+                                   BlockMemory kind) {
   // MADV_DONTNEED would leave the pages of shared memory in the page cache, where the next fault
   // finds them. The system call itself, for in a preloaded process madvise() is ours, and means the
   // guest.
-  const int advice = memory == BlockMemory::kShared ? MADV_REMOVE : MADV_DONTNEED;
-  if (syscall(SYS_madvise, block.host(), block.length(), advice) == 0) return absl::OkStatus();
+  const int advice = kind == BlockMemory::kShared ? MADV_REMOVE : MADV_DONTNEED;
+  if (syscall(SYS_madvise, memory.host, length, advice) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(
       errno != EINVAL ? absl::StrCat("it cannot be emptied: ", std::strerror(errno))
-      : block.memory().zeroable
+      : memory.zeroable
           ? std::string("it is locked in memory (mlock)")
           : std::string("it is locked, or this kernel cannot empty huge pages (Linux 5.18)"));
 }

@@ -151,7 +151,9 @@ class SnapshotLoader {
   absl::StatusOr<uint64_t> CheckMapping(const SnapshotBlock& stored,
                                         const BlockMapping& mapping) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status Empty(const RamBlock& block, BlockMemory memory) const;
+  absl::Status RegisterEmpty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
   bool HugeWelcome(const RamBlock& block, BlockMemory memory) const;
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -57,10 +57,10 @@ enum { kPageBytes = 4096, kPages = 512, kContentPages = 400 };
 static const uint64_t kLength = (uint64_t)kPages * kPageBytes;
 static const char kTimerState[] = "ticking";
 
-static char directory[4096];
+static char directory[64];
 
 static const char *path_of(const char *name) {
-  static char path[5000];
+  static char path[128];
   snprintf(path, sizeof(path), "%s/%s", directory, name);
   return path;
 }
@@ -328,7 +328,7 @@ static void test_open_without_permission(void) {
   char unprivileged;
   path = save_as("guest.mr");
   result = open_without_kernel_support(path);
-  CHECK(result == -ENOSYS || result == -EPERM); /* a filter and an old kernel look alike */
+  CHECK(result == -ENOSYS);
 
   if (getuid() != 0) {
     printf("SKIPPED: opening without permission: only root can become somebody else\n");
@@ -336,7 +336,7 @@ static void test_open_without_permission(void) {
   }
   CHECK(chmod(directory, 0755) == 0);
   CHECK(chmod(path, 0600) == 0);
-  if (open_as_nobody("/") != -EBADMSG && open_as_nobody(directory) == -EACCES) {
+  if (open_as_nobody(directory) == -EACCES) {
     printf("SKIPPED: opening without permission: nobody may not reach %s\n", directory);
     return;
   }
@@ -573,6 +573,71 @@ static void test_unreadable_page_is_poisoned(void) {
   munmap(memory, kLength);
 }
 
+/* A refused block can be attached elsewhere. */
+static void test_attach_after_refusal(void) {
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  struct ramjet_block block = block_at(memory);
+  block.length = kLength - kPageBytes;
+  CHECK_ERROR(EINVAL, ramjet_attach(load, &block)); /* the block is longer */
+  block = block_at(memory + 1);
+  CHECK_ERROR(EINVAL, ramjet_attach(load, &block));
+  CHECK(syscall(SYS_mlock, memory, kLength) == 0);
+  block = block_at(memory);
+  CHECK_ERROR(ENOTSUP, ramjet_attach(load, &block));
+  CHECK(syscall(SYS_munlock, memory, kLength) == 0);
+  attach(load, memory);
+  CHECK(holds(memory, 3, content_of(3)));
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+static void test_given_uffd(void) {
+  struct ramjet_options options = RAMJET_OPTIONS_INIT;
+  ramjet *load = NULL;
+  unsigned char *memory = map_private();
+  int fds[2], result;
+  CHECK(pipe(fds) == 0);
+  options.uffd = fds[0];
+  result = ramjet_open(save_as("guest.mr"), &options, &load);
+  CHECK(result == -EPERM || result == -ENOSYS || result == -EINVAL);
+  options.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+  if (options.uffd < 0) {
+    printf("SKIPPED: a userfaultfd of the caller: %s\n", strerror(errno));
+    return;
+  }
+  CHECK(ramjet_open(path_of("guest.mr"), &options, &load) == 0);
+  close(options.uffd);
+  attach(load, memory);
+  CHECK(holds(memory, 3, content_of(3)));
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+static void count_stop(void *opaque, const char *why) {
+  CHECK(*why != '\0');
+  __atomic_fetch_add((int *)opaque, 1, __ATOMIC_SEQ_CST);
+}
+
+static void test_vm_is_stopped_for_unreadable_page(void) {
+  struct ramjet_options options = RAMJET_OPTIONS_INIT;
+  ramjet *load = NULL;
+  unsigned char *memory = map_private();
+  int stops = 0;
+  options.on_unreadable = RAMJET_STOP_VM;
+  options.stop_vm = count_stop;
+  options.opaque = &stops;
+  CHECK(ramjet_open(save_as("guest.mr"), &options, &load) == 0);
+  attach(load, memory);
+  CHECK(truncate(path_of("guest.mr"), 0) == 0);
+  CHECK(ramjet_start_eager(load) == 0);
+  CHECK_ERROR(ENOTRECOVERABLE, ramjet_wait(load, -1));
+  CHECK(__atomic_load_n(&stops, __ATOMIC_SEQ_CST) == 1);
+  CHECK(ramjet_abandon(load) == 0);
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
 /* --- Errors --- */
 
 static void *fail_elsewhere(void *unused) {
@@ -594,10 +659,9 @@ static void test_errors_are_of_their_thread(void) {
 }
 
 int main(void) {
-  const char *temporary = getenv("TEST_TMPDIR");
   ramjet *load = NULL;
-  snprintf(directory, sizeof(directory), "%s/ramjet_c_test.XXXXXX",
-           temporary != NULL ? temporary : "/tmp");
+  /* Not the test's own temporary directory, which `nobody` may be kept out of. */
+  strcpy(directory, "/tmp/ramjet_c_test.XXXXXX");
   if (mkdtemp(directory) == NULL) {
     perror(directory);
     return 1;
@@ -622,5 +686,8 @@ int main(void) {
   test_discard();
   test_abandon();
   test_unreadable_page_is_poisoned();
+  test_attach_after_refusal();
+  test_given_uffd();
+  test_vm_is_stopped_for_unreadable_page();
   return 0;
 }

@@ -64,7 +64,7 @@ std::optional<uint64_t> ReadFeatures(int fd) {
 
 absl::Status OpenError(int device_errno, int syscall_errno) {
   if (syscall_errno == ENOSYS) {
-    return absl::FailedPreconditionError(
+    return absl::UnimplementedError(
         "this kernel has no userfaultfd (CONFIG_USERFAULTFD, Linux 4.11 or later)");
   }
   if (syscall_errno != EPERM) {

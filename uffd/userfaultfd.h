@@ -56,8 +56,8 @@ class Userfaultfd {
 
   // Opens a descriptor that sees kernel-mode faults too (KVM, vhost, O_DIRECT), and asks for those
   // Features that this kernel has. Tries `device_fd` if that is an open kDevice, then kDevice
-  // (Linux 6.1), then userfaultfd(2). FailedPrecondition says which permission or kernel feature is
-  // missing and what would give it.
+  // (Linux 6.1), then userfaultfd(2). FailedPrecondition says which permission is missing and
+  // what would give it; Unimplemented: the kernel has no userfaultfd.
   static absl::StatusOr<Userfaultfd> Open(int device_fd = -1);
 
   // The same with a duplicate of `fd`, a userfaultfd of this process with or without its UFFDIO_API.
