@@ -24,15 +24,18 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class SnapshotLoaderTest : public ::testing::TestWithParam<BlockMemory> {
+class SnapshotLoaderTest : public ::testing::TestWithParam<MemoryKind> {
  protected:
   void SetUp() override { SKIP_WITHOUT_USERFAULTFD(); }
 };
 
 INSTANTIATE_TEST_SUITE_P(Memory, SnapshotLoaderTest,
-                         ::testing::Values(BlockMemory::kPrivate, BlockMemory::kShared),
+                         ::testing::Values(MemoryKind::kPrivate, MemoryKind::kShared,
+                                           MemoryKind::kAliased),
                          [](const auto& param) {
-                           return param.param == BlockMemory::kPrivate ? "Private" : "Shared";
+                           return param.param == MemoryKind::kPrivate  ? "Private"
+                                  : param.param == MemoryKind::kShared ? "Shared"
+                                                                       : "Aliased";
                          });
 
 // Runs of every kind: single pages, across words, a whole huge page, the last page.
@@ -115,13 +118,13 @@ TEST_P(SnapshotLoaderTest, WhatWasInMemoryBeforeIsGone) {
   std::fill_n(memory.data(), memory.length(), 0x55);
   auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{3, 2}}), {});
   ASSERT_TRUE(loader.ok()) << loader.status();
-  ASSERT_TRUE((*loader)->Attach(0, {.host = memory.data(), .memory = GetParam()}).ok());
+  ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok());
   ExpectSnapshotContent(memory, {{3, 2}});
 }
 
 TEST_P(SnapshotLoaderTest, Invariant3DiscardedBeforeItsLoadAPageIsZeroForEver) {
   OneBlockLoad load(256, {{0, 256}}, GetParam());
-  if (GetParam() == BlockMemory::kShared) {
+  if (IsShared(GetParam())) {
     // The kernel reports no hole in the backing file; the VMM's loader does.
     load.loader->Discard(load.memory.addr(10), load.memory.addr(20));
   } else {
@@ -146,7 +149,7 @@ TEST_P(SnapshotLoaderTest, Invariant3DiscardedWhileItIsReadAPageIsZeroForEver) {
   ASSERT_TRUE(load.loader->StartEager().ok());
   const PageRun run = load.source->AwaitHeld(5);
   ASSERT_TRUE(run.first <= 5 && run.end() > 7);
-  if (GetParam() == BlockMemory::kShared) {
+  if (IsShared(GetParam())) {
     load.loader->Discard(load.memory.addr(5), load.memory.addr(7));
   } else {
     load.memory.MadviseDontNeed(5, 2);
@@ -162,7 +165,7 @@ TEST_P(SnapshotLoaderTest, Invariant3DiscardedWhileItIsReadAPageIsZeroForEver) {
 
 TEST(SnapshotLoader, Invariant3DiscardedInsideAHugePageInFlightAPageIsZeroForEver) {
   SKIP_WITHOUT_USERFAULTFD();
-  OneBlockLoad load(1024, {{0, 1024}}, BlockMemory::kPrivate);
+  OneBlockLoad load(1024, {{0, 1024}}, MemoryKind::kPrivate);
   load.source->Hold(600);
   ASSERT_TRUE(load.loader->StartEager().ok());
   load.source->AwaitHeld(600);
@@ -177,7 +180,7 @@ TEST(SnapshotLoader, Invariant3DiscardedInsideAHugePageInFlightAPageIsZeroForEve
 
 TEST(SnapshotLoader, Invariant3DiscardedAfterItsLoadAPageIsZero) {
   SKIP_WITHOUT_USERFAULTFD();
-  OneBlockLoad load(64, {{0, 64}}, BlockMemory::kPrivate);
+  OneBlockLoad load(64, {{0, 64}}, MemoryKind::kPrivate);
   EXPECT_TRUE(load.memory.HoldsPattern(8));
   load.memory.MadviseDontNeed(8, 1);
   EXPECT_TRUE(load.memory.HoldsZeros(8));
@@ -285,7 +288,7 @@ TEST_P(SnapshotLoaderTest, Invariant9AFileThatIsCutShortIsNoticed) {
   auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open(path)), {});
   ASSERT_TRUE(loader.ok()) << loader.status();
   if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
-  ASSERT_TRUE((*loader)->Attach(0, {.host = memory.data(), .memory = GetParam()}).ok());
+  ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok());
   EXPECT_TRUE(memory.HoldsPattern(1));
   ASSERT_EQ(truncate(path.c_str(), 4096), 0);
   EXPECT_TRUE(IsPoisoned(memory.data() + 2 * HostPageBytes()));
@@ -300,7 +303,7 @@ TEST(SnapshotLoader, Invariant10LockedMemoryIsRefusedAndUsableAsBefore) {
   // Not mlock(), which sanitizers turn into nothing.
   ASSERT_EQ(syscall(SYS_mlock, memory.data(), memory.length()), 0);
   auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
-  const absl::Status attached = (*loader)->Attach(0, {.host = memory.data(), .memory = BlockMemory::kPrivate});
+  const absl::Status attached = (*loader)->Attach(0, memory.mapping());
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(attached.message()), HasSubstr("locked"));
   memory.data()[0] = 1;  // nobody waits for a fault here
@@ -324,7 +327,7 @@ TEST(SnapshotLoader, HugePagesOfPrivateMemoryArriveWhole) {
   if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   // A page of the first range is touched before: that range goes page by page. The third is too
   // empty to be worth it.
-  OneBlockLoad load(2048, {{0, 512}, {512, 512}, {1030, 7}, {1536, 300}}, BlockMemory::kPrivate);
+  OneBlockLoad load(2048, {{0, 512}, {512, 512}, {1030, 7}, {1536, 300}}, MemoryKind::kPrivate);
   EXPECT_TRUE(load.memory.HoldsPattern(9));
   ASSERT_TRUE(load.loader->StartEager().ok());
   ASSERT_TRUE(load.loader->Wait().ok());
@@ -351,7 +354,7 @@ TEST_P(SnapshotLoaderTest, Invariant3GuestsThatWriteAndDiscardSeeNoOldContent) {
         uint8_t* const byte = load.memory.data() + page * HostPageBytes();
         switch (random() % 3) {
           case 0:
-            if (GetParam() == BlockMemory::kShared) {
+            if (IsShared(GetParam())) {
               load.loader->Discard(load.memory.addr(page), load.memory.addr(page + 1));
               EXPECT_EQ(madvise(byte, HostPageBytes(), MADV_REMOVE), 0);
             } else {

@@ -18,14 +18,16 @@ uint64_t HostPageBytes() {
   return bytes;
 }
 
-GuestMemory::GuestMemory(uint64_t length, BlockMemory kind) : length_(length) {
+bool IsShared(MemoryKind kind) { return kind != MemoryKind::kPrivate; }
+
+GuestMemory::GuestMemory(uint64_t length, MemoryKind kind) : length_(length) {
   void* const reservation = mmap(nullptr, length + kHugeBytes, PROT_NONE,
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   EXPECT_NE(reservation, MAP_FAILED);
   reservation_ = static_cast<uint8_t*>(reservation);
   memory_ = reservation_ + (kHugeBytes - reinterpret_cast<uintptr_t>(reservation_) % kHugeBytes);
   int flags = MAP_FIXED | MAP_NORESERVE;
-  if (kind == BlockMemory::kShared) {
+  if (IsShared(kind)) {
     memfd_ = memfd_create("guest", MFD_CLOEXEC);
     EXPECT_EQ(ftruncate(memfd_, static_cast<off_t>(length)), 0);
     flags |= MAP_SHARED;
@@ -34,11 +36,24 @@ GuestMemory::GuestMemory(uint64_t length, BlockMemory kind) : length_(length) {
   }
   EXPECT_EQ(mmap(memory_, length, PROT_READ | PROT_WRITE, flags, memfd_, 0), memory_);
   madvise(memory_, length, MADV_HUGEPAGE);  // as QEMU does; no harm where there are none
+  if (kind == MemoryKind::kAliased) {
+    alias_ = static_cast<uint8_t*>(
+        mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd_, 0));
+    EXPECT_NE(alias_, MAP_FAILED);
+  }
 }
 
 GuestMemory::~GuestMemory() {
   munmap(reservation_, length_ + kHugeBytes);
+  if (alias_ != nullptr) munmap(alias_, length_);
   if (memfd_ >= 0) close(memfd_);
+}
+
+BlockMapping GuestMemory::mapping() const {
+  return {.host = memory_,
+          .length = length_,
+          .memory = memfd_ >= 0 ? BlockMemory::kShared : BlockMemory::kPrivate,
+          .alias = alias_};
 }
 
 bool GuestMemory::HoldsPattern(uint64_t page) const {
@@ -117,7 +132,7 @@ void FaultySource::Fail(uint64_t page, absl::Status status, int times) {
   failures_[page] = {std::move(status), times};
 }
 
-OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, BlockMemory kind,
+OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, MemoryKind kind,
                            SnapshotLoader::Options options)
     : memory(pages * HostPageBytes(), kind) {
   std::unique_ptr<Snapshot> snapshot = OneBlockSnapshot(pages, std::move(nonzero));
@@ -125,7 +140,7 @@ OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, BlockMe
   auto created = SnapshotLoader::Create(std::move(snapshot), options, source.get());
   EXPECT_TRUE(created.ok()) << created.status();
   loader = *std::move(created);
-  const absl::Status attached = loader->Attach(0, {.host = memory.data(), .memory = kind});
+  const absl::Status attached = loader->Attach(0, memory.mapping());
   EXPECT_TRUE(attached.ok()) << attached;
 }
 

@@ -33,10 +33,20 @@ uint64_t HostPageBytes();
     GTEST_SKIP() << can;                                                            \
   }
 
+enum class MemoryKind {
+  kPrivate,
+  kShared,   // of a memfd
+  kAliased,  // of a memfd, with a second mapping to fill it through
+};
+bool IsShared(MemoryKind kind);
+
 // Memory as a VMM maps it for a guest, aligned to a huge page.
 class GuestMemory {
  public:
-  GuestMemory(uint64_t length, BlockMemory kind);
+  GuestMemory(uint64_t length, MemoryKind kind);
+  GuestMemory(uint64_t length, BlockMemory kind)
+      : GuestMemory(length, kind == BlockMemory::kShared ? MemoryKind::kShared
+                                                         : MemoryKind::kPrivate) {}
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
   ~GuestMemory();
@@ -51,11 +61,13 @@ class GuestMemory {
   bool HoldsZeros(uint64_t page) const;
   void MadviseDontNeed(uint64_t page, uint64_t pages) const;
   int memfd() const { return memfd_; }
+  BlockMapping mapping() const;
 
  private:
   uint64_t length_;
   uint8_t* reservation_;
   uint8_t* memory_;
+  uint8_t* alias_ = nullptr;
   int memfd_ = -1;
 };
 
@@ -94,7 +106,7 @@ class FaultySource : public PageSource {
 
 // One block being loaded into memory of its own through a faulty source.
 struct OneBlockLoad {
-  OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, BlockMemory kind,
+  OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, MemoryKind kind,
                SnapshotLoader::Options options = {});
   // The memory outlives the loader.
   GuestMemory memory;
