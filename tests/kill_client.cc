@@ -21,6 +21,7 @@
 #include "loader/snapshot_loader.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
+#include "tests/loader_testing.h"
 #include "tests/slow_source.h"
 
 namespace ramjet {
@@ -36,12 +37,11 @@ void Say(char what) { Check(write(STDOUT_FILENO, &what, 1) == 1, "nobody listens
 
 // Touches pages all over, as a guest by turns and as a system call does.
 [[noreturn]] void RunGuest(const uint8_t* memory, uint64_t length, uint64_t step) {
-  const auto page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  const uint64_t pages = length / page_bytes;
+  const uint64_t pages = length / HostPageBytes();
   int fds[2];
   Check(pipe(fds) == 0, "pipe");
   for (uint64_t at = 0;; ++at) {
-    const uint8_t* const byte = memory + at * step % pages * page_bytes;
+    const uint8_t* const byte = memory + at * step % pages * HostPageBytes();
     char read_back;
     if (at % 2 == 0) {
       (void)*static_cast<const volatile uint8_t*>(byte);
