@@ -575,13 +575,13 @@ void Guest::Step() {
   const bool by_kernel = load_.ending_ == Ending::kAbandoned || random_.Percent(25) ||
                          load_.storage_->fate(b, page) != Fate::kSound;
   const uint64_t draw = random_.Below(100);
-  if (extent.owner == kNobody) {
-    CompareWhole(b, page, by_kernel);
-  } else if (extent.owner != static_cast<int>(number_)) {
+  if (extent.owner == kNobody) return CompareWhole(b, page, by_kernel);
+  if (extent.owner != static_cast<int>(number_)) {
     if (!extent.exclusive) TouchForeign(b, page, by_kernel);
-  } else if (block.model[page].unmapped) {
     return;
-  } else if (draw < 40) {
+  }
+  if (block.model[page].unmapped) return;
+  if (draw < 40) {
     CompareWhole(b, page, by_kernel);
   } else if (draw < 75) {
     Write(b, page, by_kernel);
