@@ -917,8 +917,8 @@ void Load::Run() {
       CheckOk(loader_->StartEager(), "StartEager");
       const NowDoing ending(doing, "Wait() and Detach()");
       CheckOk(loader_->Wait(), "Wait");
-      CheckCounts(stats);
       CheckOk(loader_->Detach(), "Detach");
+      CheckCounts(stats);
       collect();
       break;
     }
@@ -954,8 +954,8 @@ void Load::Run() {
     const NowDoing ending(doing, "Wait() and Detach() after all was touched");
     CheckOk(loader_->StartEager(), "StartEager");
     CheckOk(loader_->Wait(), "Wait");
-    CheckCounts(stats);
     CheckOk(loader_->Detach(), "Detach");
+    CheckCounts(stats);
     collect();
   }
   current_load = nullptr;
@@ -975,7 +975,8 @@ void Load::CompareAll(bool by_kernel) {
   doing_here = nullptr;
 }
 
-// Each page with content came to one end.
+// Each page with content came to one end. A thread counts a page after its arrival, so this is for
+// when the threads have ended.
 void Load::CheckCounts(const LoadStats& stats) {
   const uint64_t nonzero = loader_->attached_pages().nonzero;
   const uint64_t ends = stats.eager + stats.faulted + stats.removed + stats.poisoned;
