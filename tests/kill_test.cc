@@ -210,6 +210,11 @@ AbandonedLoad RunAndAbandon(const std::string& path, const Variant& variant, abs
     EXPECT_TRUE(result.complete && readable == static_cast<int>(kPages))
         << readable << " pages of a load that is not complete can be read";
   }
+  // A thread that was joined is in /proc for a moment more.
+  for (const absl::Time joined = absl::Now();
+       !OurThreads().empty() && absl::Now() - joined < kBar;) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
   EXPECT_THAT(OurThreads(), IsEmpty());
   EXPECT_EQ(OpenUserfaultfds(), 0);
   return result;

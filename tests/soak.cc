@@ -939,9 +939,14 @@ void Load::Run() {
     case Ending::kTouched:
       break;
   }
-  const bool ended = ending_ != Ending::kTouched;
-  if (ended && (!OurThreads().empty() || OpenUserfaultfds() != uffds_before)) {
-    Fail("a thread or a userfaultfd is left after the end");
+  if (ending_ != Ending::kTouched) {
+    if (OpenUserfaultfds() != uffds_before) Fail("a userfaultfd is left after the end");
+    // A thread that was joined is in /proc for a moment more.
+    const absl::Time deadline = absl::Now() + absl::Seconds(1);
+    while (!OurThreads().empty()) {
+      if (absl::Now() > deadline) Fail("a thread is left after the end");
+      absl::SleepFor(absl::Milliseconds(1));
+    }
   }
   AwaitOps(~uint64_t{0});
   pest.join();
