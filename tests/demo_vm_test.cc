@@ -38,12 +38,8 @@ struct Case {
 class DemoVmTest : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    if (const absl::Status can = ramjet::Userfaultfd::Open().status(); !can.ok()) {
-      GTEST_SKIP() << can;
-    }
-    if (backend() == Backend::kKvm && !Create(1).ok()) {
-      GTEST_SKIP() << Create(1).status();
-    }
+    SKIP_WITHOUT_USERFAULTFD();
+    if (const absl::Status can = Create(1).status(); !can.ok()) GTEST_SKIP() << can;
   }
   void TearDown() override {
     vm_.reset();

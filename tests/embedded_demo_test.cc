@@ -1,11 +1,11 @@
 // `ramjet demo --embedded`, as scripts see it.
 #include <string>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/loader_testing.h"
 #include "tools/demo.h"
 #include "tools/demo_report.h"
 #include "uffd/userfaultfd.h"
@@ -15,13 +15,16 @@ namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 TEST(EmbeddedDemo, RestoresBothWaysFromBothCacheStatesAndFindsTheSameMemory) {
-  if (const absl::Status can = Userfaultfd::Open().status(); !can.ok()) GTEST_SKIP() << can;
+  SKIP_WITHOUT_USERFAULTFD();
   const absl::StatusOr<DemoResult> result =
       MeasureDemo({.embedded = true, .memory_mib = 16, .vcpus = 2, .rounds = 2});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_TRUE(result->equal_memory);
+  EXPECT_THAT(OurThreads(), IsEmpty());
+  EXPECT_EQ(OpenUserfaultfds(), 0);
 
   const json report = DemoJson(*result);
   EXPECT_EQ(report["schema"], "ramjet.demo/1");

@@ -238,7 +238,7 @@ class DemoVm::LazyLoad {
   absl::Status Finish(absl::Duration timeout) {
     const int64_t timeout_ms =
         timeout == absl::InfiniteDuration() ? -1 : absl::ToInt64Milliseconds(timeout);
-    const absl::Status complete = Result(ramjet_wait(handle_, timeout_ms));
+    absl::Status complete = Result(ramjet_wait(handle_, timeout_ms));
     if (!complete.ok()) return complete;
     return Result(ramjet_detach(handle_));
   }
@@ -364,11 +364,11 @@ absl::Status DemoVm::CheckReadable() const {
 
 absl::Status DemoVm::Save(const std::string& path) {
   if (load_ != nullptr) {
-    const absl::Status started = load_->StartEager();
+    absl::Status started = load_->StartEager();
     if (!started.ok()) return started;
-    const absl::Status finished = load_->Finish(absl::InfiniteDuration());
+    absl::Status finished = load_->Finish(absl::InfiniteDuration());
     if (!finished.ok()) return finished;
-    const absl::Status readable = CheckReadable();
+    absl::Status readable = CheckReadable();
     if (!readable.ok()) return readable;
   }
 
@@ -438,7 +438,7 @@ absl::StatusOr<uint32_t> DemoVm::SumOfMemory() {
 
 absl::Status DemoVm::Discard(MemoryRange range) {
   if (load_ != nullptr && memory_->shared()) {
-    const absl::Status expected = load_->ExpectHole(memory_->host(range.start), range.length);
+    absl::Status expected = load_->ExpectHole(memory_->host(range.start), range.length);
     if (!expected.ok()) return expected;
   }
   return memory_->Discard(range);

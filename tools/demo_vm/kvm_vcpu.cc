@@ -154,7 +154,7 @@ class KvmVcpu : public Vcpu {
 
   absl::Status Run() override {
     const SigbusBlocked sigbus;
-    const absl::Status masked = SetSignalMask(sigbus.MaskForKvmRun());
+    absl::Status masked = SetSignalMask(sigbus.MaskForKvmRun());
     if (!masked.ok()) return masked;
     for (;;) {
       if (ioctl(fd_.get(), KVM_RUN, 0) == 0) return ReadExit();

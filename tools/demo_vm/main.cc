@@ -78,7 +78,7 @@ absl::Status Save(const Arguments& arguments) {
   if (!filled.ok()) return filled.status();
   const absl::StatusOr<uint32_t> sum = (*vm)->SumOfMemory();
   if (!sum.ok()) return sum.status();
-  const absl::Status saved = (*vm)->Save(arguments.file);
+  absl::Status saved = (*vm)->Save(arguments.file);
   if (saved.ok()) std::printf("sum of its memory  %08x\n", *sum);
   return saved;
 }
@@ -102,7 +102,7 @@ absl::Status Restore(const Arguments& arguments) {
   const absl::StatusOr<uint32_t> sum = vm.SumOfMemory();
   if (!sum.ok()) return sum.status();
   const double to_sum_ms = Milliseconds(start);
-  const absl::Status finished = vm.FinishLoad();
+  absl::Status finished = vm.FinishLoad();
   if (!finished.ok()) return finished;
 
   PrintBackend(vm);

@@ -98,14 +98,13 @@ class ThreadVcpu : public Vcpu {
       if (EntryOf(routine) != registers_.eip) continue;
       const size_t first = EntryOf(routine) - kCodeAddress;
       std::vector<uint8_t> fetched(code.size());
-      const absl::Status read =
-          Move(process_vm_readv, kCodeAddress, fetched.data(), fetched.size());
+      absl::Status read = Move(process_vm_readv, kCodeAddress, fetched.data(), fetched.size());
       if (!read.ok()) return read;
       if (std::memcmp(fetched.data() + first, code.data() + first, code.size() - first) != 0) break;
       end_of_routine_ = kCodeAddress + static_cast<uint32_t>(code.size());
       for (const Routine next : kRoutines) {
-        if (EntryOf(next) > registers_.eip)
-          end_of_routine_ = std::min(end_of_routine_, EntryOf(next));
+        if (EntryOf(next) <= registers_.eip) continue;
+        end_of_routine_ = std::min(end_of_routine_, EntryOf(next));
       }
       return routine;
     }
@@ -123,13 +122,13 @@ class ThreadVcpu : public Vcpu {
       const uint32_t words = std::min(registers_.ecx - 1, together - 1) + 1;  // 0 means 2^32 to x86
       auto* const first = reinterpret_cast<uint32_t*>(buffer_.data());
       if (read != nullptr) {
-        const absl::Status done = Move(read, registers_.esi, first, size_t{words} * kWordBytes);
+        absl::Status done = Move(read, registers_.esi, first, size_t{words} * kWordBytes);
         if (!done.ok()) return done;
       }
       const uint32_t before = registers_.eax;
       for (uint32_t i = 0; i < words; ++i) visit(first + i);
       if (write != nullptr) {
-        const absl::Status done = Move(write, registers_.esi, first, size_t{words} * kWordBytes);
+        absl::Status done = Move(write, registers_.esi, first, size_t{words} * kWordBytes);
         if (!done.ok()) {
           registers_.eax = before;
           return done;
@@ -147,7 +146,7 @@ class ThreadVcpu : public Vcpu {
       const uint64_t page = (uint64_t{registers_.edi} * registers_.ebx) >> 32;
       registers_.edx = static_cast<uint32_t>(page * kGuestPageBytes);
       uint32_t word;
-      const absl::Status read =
+      absl::Status read =
           Move(process_vm_readv, registers_.esi + registers_.edx, &word, kWordBytes);
       if (!read.ok()) return read;
       registers_.ebp = MixWord(registers_.ebp, word);
