@@ -50,7 +50,7 @@ absl::Status ReadWholeRam(const std::string& path, absl::Span<uint8_t> memory) {
     const std::optional<PageRun> run = nonzero.FindRun(true, page, block.pages());
     if (!run) break;
     const uint64_t offset = run->first * block.page_size;
-    const absl::Status read = (*snapshot)->file().ReadAt(
+    absl::Status read = (*snapshot)->file().ReadAt(
         block.pages_offset + offset, memory.subspan(offset, run->count * block.page_size));
     if (!read.ok()) return read;
     page = run->end();
