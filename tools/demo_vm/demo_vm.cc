@@ -8,7 +8,6 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <thread>
 #include <utility>
@@ -77,11 +76,14 @@ absl::Status MeasureKvm() {
   if (!vm.ok()) return vm.status();
   const absl::StatusOr<uint32_t> warm_up = (*vm)->Run(0, Hello());
   if (!warm_up.ok()) return warm_up.status();
-  const absl::Time start = absl::Now();
-  const absl::StatusOr<uint32_t> loops =
-      (*vm)->Run(0, Strided(Routine::kRead, kCodeAddress, kLoops, 0, 0));
-  if (!loops.ok()) return loops.status();
-  const absl::Duration instruction = (absl::Now() - start) / (5 * kLoops);
+  absl::Duration instruction = absl::InfiniteDuration();
+  for (int i = 0; i < 3; ++i) {  // the best one: the others may have waited for a processor
+    const absl::Time start = absl::Now();
+    const absl::StatusOr<uint32_t> loops =
+        (*vm)->Run(0, Strided(Routine::kRead, kCodeAddress, kLoops, 0, 0));
+    if (!loops.ok()) return loops.status();
+    instruction = std::min(instruction, (absl::Now() - start) / (5 * kLoops));
+  }
   if (instruction < kSlow) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrFormat("KVM emulates the guest here, %.1f us an instruction",

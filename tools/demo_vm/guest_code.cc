@@ -2,9 +2,9 @@
 
 #include <cstddef>
 
-// A multiplication between a load and the next one's use keeps the hash honest: no word can be
-// swapped with another, or left out, unnoticed. Immediate operands only, so that the code runs
-// wherever it is copied to.
+// The hash is multiplied after each word, so it depends on the order: a word that is wrong always
+// changes it, and words or pages that changed places do but for one case in 2^32. Jumps are
+// relative and constants immediate, so the code runs wherever it is copied to.
 asm(R"(
     .pushsection .rodata.demo_vm_guest, "a"
     .code32
@@ -13,7 +13,8 @@ demo_vm_code:
 demo_vm_hello:
     hlt
 
-# eax: hash so far, then the result; esi: address; ecx: words, at least 1; edx: bytes from one to the next
+# eax: hash so far, then the result; esi: address; ecx: words, at least 1;
+# edx: bytes from one word to the next
 demo_vm_read:
     xorl (%esi), %eax
     imull $0x01000193, %eax, %eax
@@ -32,7 +33,8 @@ demo_vm_write:
     jnz demo_vm_write
     hlt
 
-# edi: random number; esi: address; ebx: pages there; ecx: touches, at least 1; ebp: hash so far; eax: the result
+# edi: random number; esi: address; ebx: pages there; ecx: touches, at least 1;
+# ebp: hash so far; eax: the result
 demo_vm_random_read:
     imull $1664525, %edi, %edi
     addl $1013904223, %edi

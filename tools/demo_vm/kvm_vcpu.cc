@@ -9,6 +9,8 @@
 //                                             machines without hardware virtualization
 //   KVM_EXIT_INTERNAL_ERROR                   the same, when it is the code that cannot be read
 //
+// The first two are what the kernel's source says; the tests have met the others.
+//
 // SIGBUS needs care. If it is blocked during KVM_RUN, KVM faults on the same page for ever; if it
 // is not, it ends the process, or calls a handler that is not ours. KVM_SET_SIGNAL_MASK has the
 // third way: the signal is blocked in the thread and not in KVM_RUN, so it makes KVM_RUN return,
@@ -164,7 +166,7 @@ class KvmVcpu : public Vcpu {
       if (error == EFAULT || error == EHWPOISON) {
         return NoMemoryAt(FaultAddress(), std::strerror(error));
       }
-      // EINTR: the thread got a signal that is somebody else's. EAGAIN: KVM asks to be called again.
+      // EINTR: the thread got a signal that is somebody else's. EAGAIN: KVM asks for another call.
       if (error != EINTR && error != EAGAIN) return SystemError("KVM_RUN");
     }
   }

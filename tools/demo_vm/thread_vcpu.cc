@@ -3,8 +3,8 @@
 //
 // Guest memory is reached by process_vm_readv() and process_vm_writev() on our own process: they
 // wait for a page that is being loaded as any access does, and where the host has none (a poisoned
-// page, an abandoned load) they return EFAULT. A plain load would be a SIGBUS or SIGSEGV there, whose
-// handler belongs to the program and not to a library.
+// page, an abandoned load) they return EFAULT. A plain load would be a SIGBUS or SIGSEGV there,
+// whose handler belongs to the program and not to a library.
 #include <sys/uio.h>
 #include <unistd.h>
 
