@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -12,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "tools/embedded_restore.h"
 #include "tools/lazy_launch.h"
 #include "tools/requirements.h"
 #include "tools/restore_timing.h"
@@ -41,6 +43,32 @@ uint64_t BytesOnDisk(const std::string& path) {
   return stat(path.c_str(), &info) == 0 ? static_cast<uint64_t>(info.st_blocks) * 512 : 0;
 }
 
+uint64_t MemoryMib(const DemoOptions& options) {
+  if (options.memory_mib != 0) return options.memory_mib;
+  return options.embedded ? 256 : 1024;
+}
+
+absl::StatusOr<DemoResult> MeasureEmbedded(const DemoOptions& options,
+                                           const std::string& directory) {
+  ProgressLine line;
+  const std::string snapshot = directory + "/guest.mr";
+  absl::StatusOr<EmbeddedRestores> embedded =
+      TimeEmbeddedRestores(MemoryMib(options), options.vcpus, options.rounds, snapshot,
+                           [&](const std::string& words) { line.Show(words); });
+  if (!embedded.ok()) return embedded.status();
+  DemoResult result;
+  result.vcpus = options.vcpus;
+  result.backend_reason = embedded->backend_reason;
+  result.rounds = options.rounds;
+  result.guest.machine = "embedded";
+  result.guest.accel = embedded->backend;
+  result.guest.memory_mib = result.guest.fill_mib = MemoryMib(options);
+  result.snapshot_bytes = BytesOnDisk(snapshot);
+  result.restores = std::move(embedded->restores);
+  result.equal_memory = embedded->equal_memory;
+  return result;
+}
+
 absl::StatusOr<DemoResult> Measure(const DemoOptions& options, const std::string& directory) {
   ProgressLine line;
   const ShowStep show_step = [&](const std::string& words) { line.Show(words); };
@@ -50,8 +78,8 @@ absl::StatusOr<DemoResult> Measure(const DemoOptions& options, const std::string
   result.qemu_version = *version;
   result.rounds = options.rounds;
   result.guest.accel = options.accel;
-  result.guest.memory_mib = options.memory_mib;
-  result.guest.fill_mib = options.memory_mib * 2 / 5 / 8 * 8 + 16;  // the guest fills by 8 MiB
+  result.guest.memory_mib = MemoryMib(options);
+  result.guest.fill_mib = MemoryMib(options) * 2 / 5 / 8 * 8 + 16;  // the guest fills by 8 MiB
 
   const absl::StatusOr<SavedGuest> saved =
       SavedGuest::Create(result.guest, directory, RamjetBesideUs(), show_step);
@@ -73,7 +101,8 @@ absl::StatusOr<DemoResult> Measure(const DemoOptions& options, const std::string
 }  // namespace
 
 absl::StatusOr<DemoResult> MeasureDemo(const DemoOptions& options) {
-  const std::vector<std::string> missing = MissingRequirements();
+  std::vector<std::string> missing;
+  if (!options.embedded) missing = MissingRequirements();
   if (!missing.empty()) return absl::FailedPreconditionError(absl::StrJoin(missing, "\n"));
   const absl::StatusOr<std::unique_ptr<ScratchDir>> scratch = ScratchDir::Create();
   if (!scratch.ok()) return scratch.status();
@@ -81,13 +110,18 @@ absl::StatusOr<DemoResult> MeasureDemo(const DemoOptions& options) {
     (*scratch)->Keep();
     Complain(absl::StrCat("keeping ", (*scratch)->path()));
   }
-  return Measure(options, (*scratch)->path());
+  return options.embedded ? MeasureEmbedded(options, (*scratch)->path())
+                          : Measure(options, (*scratch)->path());
 }
 
 int RunDemo(const DemoOptions& options) {
-  constexpr uint64_t kLeastMemoryMib = 128;  // the kernel, its initramfs and something to fill
-  if (options.memory_mib < kLeastMemoryMib || options.rounds < 1) {
-    Complain(absl::StrCat("--memory must be at least ", kLeastMemoryMib, ", --rounds at least 1"));
+  // QEMU: the kernel, its initramfs and something to fill. Embedded: a guest without paging.
+  const uint64_t least_mib = options.embedded ? 16 : 256;
+  const uint64_t most_mib = options.embedded ? 3072 : 65536;
+  const uint64_t memory_mib = MemoryMib(options);
+  if (memory_mib < least_mib || memory_mib > most_mib || options.rounds < 1) {
+    Complain(
+        absl::StrCat("--memory must be ", least_mib, " to ", most_mib, ", --rounds at least 1"));
     return 2;
   }
   const absl::StatusOr<DemoResult> result = MeasureDemo(options);

@@ -1,4 +1,5 @@
-// `ramjet demo`: the whole story on this machine, side by side with QEMU's own load.
+// `ramjet demo`: the whole story on this machine, side by side with QEMU's own load, or, without
+// QEMU, with that of a small VM of our own.
 #ifndef RAMJET_TOOLS_DEMO_H_
 #define RAMJET_TOOLS_DEMO_H_
 
@@ -12,7 +13,12 @@ namespace ramjet {
 
 struct DemoOptions {
   bool json = false;
-  uint64_t memory_mib = 1024;  // of the guest; about two fifths of it are filled with random bytes
+  // Not with QEMU but with a VM of our own (tools/demo_vm), all of whose memory is random.
+  bool embedded = false;
+  // Of the guest; with QEMU about two fifths of it are filled with random bytes. 0: 1024, embedded
+  // 256.
+  uint64_t memory_mib = 0;
+  int vcpus = 1;  // of the embedded VM
   int rounds = 3;
   bool keep = false;  // leave the snapshot and the last statistics behind, and say where
   // Not KVM unless asked for: where it is emulated, a Linux guest does not boot in minutes.

@@ -49,6 +49,30 @@ std::string TimeRow(const char* label, const Medians (&stock)[2], const Medians 
   return row + "\n";
 }
 
+bool Embedded(const DemoResult& result) { return result.qemu_version.empty(); }
+
+std::string DescribeVmm(const DemoResult& result) {
+  if (!Embedded(result)) {
+    return absl::StrFormat("QEMU %s (%s, %s)", result.qemu_version, result.guest.machine,
+                           result.guest.accel);
+  }
+  return absl::StrFormat(
+      "embedded VM (%d vCPU%s, %s)\n%sStock: reads the file before it runs.", result.vcpus,
+      result.vcpus == 1 ? "" : "s", result.guest.accel,
+      result.backend_reason.empty() ? "" : absl::StrCat("Not KVM: ", result.backend_reason, ".\n"));
+}
+
+json GuestJson(const DemoResult& result) {
+  json guest = {{"machine", result.guest.machine},
+                {"accel", result.guest.accel},
+                {"memory_bytes", result.guest.memory_mib << 20},
+                {"random_bytes", result.guest.fill_mib << 20}};
+  if (!Embedded(result)) return guest;
+  guest["vcpus"] = result.vcpus;
+  guest["accel_reason"] = result.backend_reason.empty() ? json() : json(result.backend_reason);
+  return guest;
+}
+
 json ToJson(const Medians& medians) {
   return {{"to_resume_s", medians.to_resume_s},     {"to_first_work_s", medians.to_first_work_s},
           {"to_resident_s", medians.to_resident_s}, {"faults", medians.faults},
@@ -76,12 +100,12 @@ std::string DemoTable(const DemoResult& result) {
     ramjet[i] = MediansOf(result.restores, Loader::kRamjet, kCacheStates[i]);
   }
   std::string table = absl::StrFormat(
-      "%s, %d CPUs, %.1f GiB; QEMU %s (%s, %s)\n"
+      "%s, %d CPUs, %.1f GiB; %s\n"
       "Guest of %d MiB, %d MiB of them random; its snapshot has %d MiB. Medians of %d rounds.\n"
       "Cold: the snapshot is dropped from the page cache by %s.\n\n",
       machine.kernel, machine.cpus, static_cast<double>(machine.memory_bytes) / (1 << 30),
-      result.qemu_version, result.guest.machine, result.guest.accel, result.guest.memory_mib,
-      result.guest.fill_mib, result.snapshot_bytes >> 20, result.rounds, kColdBy);
+      DescribeVmm(result), result.guest.memory_mib, result.guest.fill_mib,
+      result.snapshot_bytes >> 20, result.rounds, kColdBy);
   absl::StrAppendFormat(&table, "%-20s%12s%12s%9s%12s%12s%9s\n", "", "stock", "ramjet", "warm",
                         "stock", "ramjet", "cold");
   table += TimeRow("time to resume", stock, ramjet, &Medians::to_resume_s);
@@ -95,9 +119,9 @@ std::string DemoTable(const DemoResult& result) {
   lazy_row("faults served", &Medians::faults, "");
   lazy_row("a fault, median", &Medians::fault_p50_us, " us");
   lazy_row("a fault, 99 of 100", &Medians::fault_p99_us, " us");
-  absl::StrAppendFormat(&table,
-                        "\nequal memory: %s (sha256 of all guest RAM, restored both ways)\n",
-                        result.equal_memory ? "yes" : "NO");
+  absl::StrAppendFormat(&table, "\nequal memory: %s (%s)\n", result.equal_memory ? "yes" : "NO",
+                        Embedded(result) ? "the guest's own sum of all its RAM, each restore"
+                                         : "sha256 of all guest RAM, restored both ways");
   return table;
 }
 
@@ -120,12 +144,8 @@ json DemoJson(const DemoResult& result) {
   return {{"schema", "ramjet.demo/1"},
           {"kernel", machine.kernel},
           {"machine", {{"cpus", machine.cpus}, {"memory_bytes", machine.memory_bytes}}},
-          {"qemu", result.qemu_version},
-          {"guest",
-           {{"machine", result.guest.machine},
-            {"accel", result.guest.accel},
-            {"memory_bytes", result.guest.memory_mib << 20},
-            {"random_bytes", result.guest.fill_mib << 20}}},
+          {"qemu", Embedded(result) ? json() : json(result.qemu_version)},
+          {"guest", GuestJson(result)},
           {"snapshot_bytes", result.snapshot_bytes},
           {"cold_by", kColdBy},
           {"rounds", result.rounds},

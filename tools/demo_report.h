@@ -12,8 +12,10 @@
 namespace ramjet {
 
 struct DemoResult {
-  std::string qemu_version;
+  std::string qemu_version;  // empty: the embedded VM, not QEMU
   GuestOptions guest;
+  int vcpus = 1;                // of the embedded VM
+  std::string backend_reason;   // why the embedded VM does not use KVM; else empty
   uint64_t snapshot_bytes = 0;  // on disk, without holes
   int rounds = 0;
   std::vector<Restore> restores;

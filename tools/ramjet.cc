@@ -84,16 +84,26 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1u, ramjet::SnapshotLoader::kMaxEagerThreads));
   run->footer(kRunFooter);
 
-  CLI::App* const demo = app.add_subcommand(
-      "demo", "Boots a small Linux guest, saves it, and restores it with and without ramjet.");
+  CLI::App* const demo = app.add_subcommand("demo",
+                                            "Boots a small Linux guest, saves it, and restores it "
+                                            "with and without ramjet. With --embedded\n"
+                                            "the guest is a program of our own, on /dev/kvm or "
+                                            "played by threads, and no QEMU is needed.");
   ramjet::DemoOptions demo_options;
-  demo->add_option("--memory", demo_options.memory_mib, "Memory of the guest (default: 1024)")
+  CLI::Option* const embedded =
+      demo->add_flag("--embedded", demo_options.embedded, "A VM of our own instead of QEMU");
+  demo->add_option("--memory", demo_options.memory_mib,
+                   "Memory of the guest (default: 1024; embedded: 256, at most 3072)")
       ->type_name("MIB")
-      ->check(CLI::Range(uint64_t{256}, uint64_t{65536}));
+      ->check(CLI::Range(uint64_t{16}, uint64_t{65536}));
+  demo->add_option("--vcpus", demo_options.vcpus, "vCPUs of the embedded VM (default: 1)")
+      ->check(CLI::Range(1, 64))
+      ->needs(embedded);
   demo->add_option("--rounds", demo_options.rounds, "Restores of each kind (default: 3)")
       ->check(CLI::Range(1, 100));
   demo->add_option("--accel", demo_options.accel, "QEMU's accelerator (default: tcg)")
-      ->check(CLI::IsMember({"tcg", "kvm"}));
+      ->check(CLI::IsMember({"tcg", "kvm"}))
+      ->excludes(embedded);
   demo->add_flag("--keep", demo_options.keep, "Leave the snapshot behind, and say where");
   demo->add_flag("--json", demo_options.json, "Print one JSON object (schema ramjet.demo/1)");
 
