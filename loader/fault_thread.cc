@@ -97,7 +97,6 @@ void FaultThread::Run() {
 
 // True if there is probably more to read.
 bool FaultThread::ReadAndServe() {
-  if (parked_count_ + EventReader::kBatch > kMaxParked) return false;
   bool more;
   Events events;
   {
@@ -145,15 +144,23 @@ void FaultThread::Serve(Fault fault) {
     case Outcome::kNoMemory:
     case Outcome::kUnread:
       fault.unread = outcome == Outcome::kUnread;
-      if (IsParked(fault.addr)) break;
-      if (fault.attempts++ == 0) parts_.stats.parked.fetch_add(1, std::memory_order_relaxed);
-      parked_[parked_count_++] = fault;
+      Park(fault);
       break;
   }
 }
 
-// One answer wakes all who sleep on a page. Who was woken before it came, and faults again, is thus
-// parked once, however often that happens: parked_ does not fill up.
+void FaultThread::Park(Fault fault) {
+  if (IsParked(fault.addr)) return;
+  if (parked_count_ == kMaxParked) {
+    overflowed_ = true;
+    return;
+  }
+  if (fault.attempts++ == 0) parts_.stats.parked.fetch_add(1, std::memory_order_relaxed);
+  parked_[parked_count_++] = fault;
+}
+
+// One answer wakes all who sleep on a page, so one fault stands for all of them. A thread with
+// a signal pending faults on its page again and again, without an end.
 bool FaultThread::IsParked(uintptr_t addr) const {
   const RamBlock* const block = parts_.map.Find(addr);
   return std::any_of(parked_.begin(), parked_.begin() + static_cast<ptrdiff_t>(parked_count_),
@@ -169,6 +176,17 @@ void FaultThread::RetryParked() {
   // reading index.
   const size_t count = std::exchange(parked_count_, 0);
   for (size_t i = 0; i < count; ++i) Serve(parked_[i]);
+  if (overflowed_ && parked_count_ < kMaxParked / 2) {
+    overflowed_ = false;
+    WakeAll();  // who was left out faults again
+  }
+}
+
+void FaultThread::WakeAll() {
+  for (RamBlock* block = parts_.map.FindFrom(0); block != nullptr;
+       block = parts_.map.FindFrom(block->host() + block->length())) {
+    parts_.uffd.Wake(block->host(), block->length());
+  }
 }
 
 // Called between batches: each fault that was read is served, or left to whoever had claimed its
@@ -186,10 +204,7 @@ void FaultThread::Watch() {
   suspicious_ = !suspected_before;
   if (suspicious_) return;
   parts_.stats.rescued.fetch_add(sleepers->owed, std::memory_order_relaxed);
-  for (RamBlock* block = parts_.map.FindFrom(0); block != nullptr;
-       block = parts_.map.FindFrom(block->host() + block->length())) {
-    parts_.uffd.Wake(block->host(), block->length());
-  }
+  WakeAll();
 }
 
 uint64_t FaultThread::NowNs() {

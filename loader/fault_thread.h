@@ -66,15 +66,17 @@ class FaultThread {
     uint32_t attempts;
     bool unread;  // the last one failed in reading the file
   };
-  // As many as faults of different threads can be parked; when it is full no more are read until
-  // there is room. A thread sleeps on one page at a time.
+  // Pages that can be parked. Reading goes on when it is full, for a read may be what ends the state
+  // that parks them; faults that find no room are woken later, and come again.
   static constexpr size_t kMaxParked = 1024;
 
   FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer);
   void Run();
   bool ReadAndServe();
   void Serve(Fault fault);
+  void Park(Fault fault);
   bool IsParked(uintptr_t addr) const;
+  void WakeAll();
   void RetryParked();
   void Watch();
   static uint64_t NowNs();
@@ -87,6 +89,7 @@ class FaultThread {
   PageBuffer buffer_;
   std::array<Fault, kMaxParked> parked_;
   size_t parked_count_ = 0;
+  bool overflowed_ = false;  // a fault found no room
   FaultQueue queue_;
   uint64_t watched_ns_ = 0;  // when it last looked
   bool suspicious_ = false;  // what it saw then

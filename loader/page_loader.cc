@@ -137,6 +137,7 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
       case InstallResult::kDone:
       case InstallResult::kExists:
       case InstallResult::kGone:  // unmapped: nobody can need it
+        Count(nonzero ? parts_.stats.faulted : parts_.stats.zeroed, 1);
         // A page discarded while it was in flight is received already.
         if (!block.received(page)) completed = block.MarkReceived({page, 1});
         break;
@@ -157,7 +158,6 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
       [[fallthrough]];
     case InstallResult::kDone:
     case InstallResult::kGone:
-      Count(nonzero ? parts_.stats.faulted : parts_.stats.zeroed, 1);
       break;
     case InstallResult::kAgain:
       return Outcome::kAgain;
@@ -235,12 +235,13 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
             installed.result == InstallResult::kExists ||
             (installed.result == InstallResult::kGone && part.count == 1);  // unmapped
         if (next_settled) ++arrived;
+        // Before the last page is noted, for whoever waits for that reads the sums.
+        Count(parts_.stats.eager, arrived);
         if (arrived > 0) completed = block.MarkReceived({part.first, arrived});
         if (arrived < part.count) block.Unclaim({part.first + arrived, part.count - arrived});
       }
       Wake(block, part);
     }
-    Count(parts_.stats.eager, arrived);
     if (completed) parts_.progress.Note();
     at = part.first + arrived;
     switch (installed.result) {
@@ -285,7 +286,6 @@ void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& stagin
 uint64_t PageLoader::MoveHuge(RamBlock& block, PageRun run, uint8_t* content) {
   const Trip trip(trips_);
   uint64_t arrived = 0;
-  uint64_t nonzero = 0;
   uint64_t claimed;
   bool completed = false;
   {
@@ -299,14 +299,14 @@ uint64_t PageLoader::MoveHuge(RamBlock& block, PageRun run, uint8_t* content) {
       arrived = installed.length / block.page_size();
     }
     if (arrived > 0) {
-      nonzero = block.CountNonzero({run.first, arrived});
+      const uint64_t nonzero = block.CountNonzero({run.first, arrived});
+      Count(parts_.stats.eager, nonzero);
+      Count(parts_.stats.moved, nonzero);
       completed = block.MarkReceived({run.first, arrived});
     }
     if (arrived < claimed) block.Unclaim({run.first + arrived, claimed - arrived});
   }
   Wake(block, {run.first, claimed});
-  Count(parts_.stats.eager, nonzero);
-  Count(parts_.stats.moved, nonzero);
   if (completed) parts_.progress.Note();
   return arrived;
 }
@@ -375,7 +375,7 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
 }
 
 // REQUIRES: the page is claimed by the caller. Says why once it is done, so that a kAgain on the
-// way does not say it twice.
+// way does not say it twice; and before anybody can notice.
 Outcome PageLoader::Poison(RamBlock& block, uint64_t page, const absl::Status& why) {
   bool unwanted;
   bool poisoned = false;
@@ -387,8 +387,10 @@ Outcome PageLoader::Poison(RamBlock& block, uint64_t page, const absl::Status& w
         case InstallResult::kDone:
         case InstallResult::kExists:
         case InstallResult::kGone:
-          block.MarkPoisoned(page);
           poisoned = true;
+          parts_.stats.AddError(why);
+          Count(parts_.stats.poisoned, 1);
+          block.MarkPoisoned(page);
           break;
         case InstallResult::kAgain:
           block.Unclaim({page, 1});
@@ -400,15 +402,14 @@ Outcome PageLoader::Poison(RamBlock& block, uint64_t page, const absl::Status& w
       }
     }
   }
-  if (!unwanted) {
-    // Before the wake, which may be the end of the VM.
+  if (!unwanted && !poisoned) {
     parts_.stats.AddError(why);
-    if (poisoned) Count(parts_.stats.poisoned, 1);
-    if (!poisoned) parts_.vm_stop.Stop(why);
+    parts_.vm_stop.Stop(why);
     parts_.progress.Note();
-    if (!poisoned) return Outcome::kFailed;
+    return Outcome::kFailed;
   }
   Wake(block, {page, 1});
+  if (poisoned) parts_.progress.Note();
   return unwanted ? Outcome::kReceived : Outcome::kFailed;
 }
 
@@ -423,13 +424,8 @@ void PageLoader::PoisonAhead(RamBlock& block, uint64_t page, const absl::Status&
 }
 
 void PageLoader::Discard(RamBlock& block, uintptr_t start, uintptr_t end) {
-  {
-    const GateClosed closed(parts_.gate);
-    DiscardInClosedGate(block, start, end);
-  }
-  // The fault thread may have taken a page for one in flight while its bits were being set; the
-  // gate does not keep it from asking.
-  Wake(block, block.PagesInside(start, end));
+  const GateClosed closed(parts_.gate);
+  DiscardInClosedGate(block, start, end);
 }
 
 void PageLoader::DiscardInClosedGate(RamBlock& block, uintptr_t start, uintptr_t end) {

@@ -85,20 +85,20 @@ bool RamBlock::MarkReceived(PageRun run) {
   return Settle(content);
 }
 
-bool RamBlock::MarkPoisoned(uint64_t page) {
+void RamBlock::MarkPoisoned(uint64_t page) {
   poisoned_.TestAndSet(page);
-  return MarkReceived({page, 1});
+  (void)MarkReceived({page, 1});
 }
 
 RamBlock::Discarded RamBlock::Discard(PageRun run) {
   uint64_t lost = 0;
-  // Pages without content are zero before and after. Nobody else changes `nonzero` or `received`
-  // while the gate is closed; `claimed` may change, which is why its bits are set first: whoever
-  // claims later finds nothing to install.
+  // Pages without content are zero before and after. Of several discards at once, the one that sets
+  // `received` counts. `claimed` comes last: the fault thread looks at any moment, and takes a page
+  // that is claimed and not received for one in flight, whose claimant will wake; here is none.
   while (const auto content = nonzero_.FindRun(true, run.first, run.end())) {
-    claimed_.SetRun(*content);
     lost += received_.SetRun(*content);
     nonzero_.ClearRun(*content);
+    claimed_.SetRun(*content);
     run = {content->end(), run.end() - content->end()};
   }
   return {.pages = lost, .block_completed = Settle(lost)};

@@ -31,7 +31,7 @@ namespace ramjet {
 //      0       0     pending: a fault claims and loads it
 //      1       0     in flight: a fault here is left to the claimant's wake
 //      1       1     received: a fault here is stale, or the page was discarded since
-//      0       1     never
+//      0       1     being discarded: who claims it finds nothing to install
 //
 // Threads: every method may be called concurrently. What keeps installs and discards of one page
 // apart is InstallGate: the methods marked (gate) are called inside it, Discard() while it is
@@ -100,7 +100,7 @@ class RamBlock {
   bool MarkReceived(PageRun run);
 
   // Notes that a claimed page is poisoned, which settles what it was owed. (gate)
-  bool MarkPoisoned(uint64_t page);
+  void MarkPoisoned(uint64_t page);
 
   // The guest has given up the contents of `run`: whatever is not received yet never will be.
   // REQUIRES: the gate is closed.

@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "uffd/kernel_page_size.h"
+#include "uffd/mappings.h"
 
 namespace ramjet {
 namespace {
@@ -233,8 +233,8 @@ absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
   for (;;) {
     const uint64_t moments = progress_.moments();
-    if (complete()) return absl::OkStatus();
     if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
+    if (complete()) return absl::OkStatus();
     if (vm_stop_->stopped()) {
       return absl::AbortedError("a page cannot be had, and the VM has to be stopped");
     }
@@ -256,13 +256,26 @@ absl::Status SnapshotLoader::Detach() {
 void SnapshotLoader::Abandon() {
   absl::MutexLock lock(&mu_);
   if (!uffd_) return;
-  abandoned_.store(true);
-  progress_.Note();
   for (const auto& block : blocks_) {
     if (block->remaining_pages() == 0) continue;
-    (void)syscall(SYS_mprotect, block->host(), block->length(), PROT_NONE);
+    abandoned_.store(true);
+    MakeInaccessible(*block);
   }
+  progress_.Note();
   End();
+}
+
+// What was unmapped in the block, and may be somebody else's by now, stays as it is.
+void SnapshotLoader::MakeInaccessible(const RamBlock& block) {
+  const absl::StatusOr<std::vector<RegisteredRange>> ranges =
+      RegisteredRanges(block.host(), block.host() + block.length());
+  if (!ranges.ok()) {
+    (void)syscall(SYS_mprotect, block.host(), block.length(), PROT_NONE);
+    return;
+  }
+  for (const RegisteredRange& range : *ranges) {
+    (void)syscall(SYS_mprotect, range.start, range.end - range.start, PROT_NONE);
+  }
 }
 
 void SnapshotLoader::End() {

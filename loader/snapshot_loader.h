@@ -129,7 +129,7 @@ class SnapshotLoader {
 
   // For a guest that will never run again: ends the load as it stands. Memory of incomplete blocks
   // becomes inaccessible, since it would read as zeros, and who sleeps there wakes to a SIGSEGV.
-  // Takes no longer than one read.
+  // Takes no longer than one read. Nothing of it may be unmapped at the same time.
   void Abandon() ABSL_LOCKS_EXCLUDED(mu_);
 
   const Snapshot& snapshot() const { return *snapshot_; }
@@ -155,6 +155,7 @@ class SnapshotLoader {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
   bool HugeWelcome(const RamBlock& block, BlockMemory memory) const;
+  static void MakeInaccessible(const RamBlock& block);
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.

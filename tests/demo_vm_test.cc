@@ -43,7 +43,7 @@ class DemoVmTest : public ::testing::TestWithParam<Case> {
   }
   void TearDown() override {
     vm_.reset();
-    EXPECT_THAT(ramjet::OurThreads(), IsEmpty());
+    EXPECT_THAT(ramjet::ThreadsLeft(), IsEmpty());
     EXPECT_EQ(ramjet::OpenUserfaultfds(), 0);
     unlink(path_.c_str());
   }
@@ -109,7 +109,7 @@ TEST_P(DemoVmTest, LazyRestoreWithEagerThreadsGivesTheMemoryThatWasSaved) {
   EXPECT_TRUE(vm.Run(0, RandomTouch(vm.whole_memory(), 100, kSeed)).ok());
   const absl::Status finished = vm.FinishLoad();
   EXPECT_TRUE(finished.ok()) << finished;
-  EXPECT_THAT(ramjet::OurThreads(), IsEmpty());
+  EXPECT_THAT(ramjet::ThreadsLeft(), IsEmpty());
   EXPECT_EQ(*vm.SumOfMemory(), sum);
   EXPECT_TRUE(Stats()["complete"]);
 }
@@ -229,7 +229,7 @@ TEST_P(DemoVmTest, AbandonedLoadReturnsItsVcpusWithAnError) {
   for (std::thread& vcpu : vcpus) vcpu.join();
   for (const absl::Status& end : ends) EXPECT_EQ(end.code(), absl::StatusCode::kDataLoss) << end;
   EXPECT_EQ(vm.FinishLoad().code(), absl::StatusCode::kCancelled) << vm.FinishLoad();
-  EXPECT_THAT(ramjet::OurThreads(), IsEmpty());
+  EXPECT_THAT(ramjet::ThreadsLeft(), IsEmpty());
   EXPECT_EQ(ramjet::OpenUserfaultfds(), 0);
 }
 

@@ -23,7 +23,7 @@ TEST(EmbeddedDemo, RestoresBothWaysFromBothCacheStatesAndFindsTheSameMemory) {
       MeasureDemo({.embedded = true, .memory_mib = 16, .vcpus = 2, .rounds = 2});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_TRUE(result->equal_memory);
-  EXPECT_THAT(OurThreads(), IsEmpty());
+  EXPECT_THAT(ThreadsLeft(), IsEmpty());
   EXPECT_EQ(OpenUserfaultfds(), 0);
 
   const json report = DemoJson(*result);

@@ -215,7 +215,7 @@ AbandonedLoad RunAndAbandon(const std::string& path, const Variant& variant, abs
        !OurThreads().empty() && absl::Now() - joined < kBar;) {
     absl::SleepFor(absl::Milliseconds(1));
   }
-  EXPECT_THAT(OurThreads(), IsEmpty());
+  EXPECT_THAT(ThreadsLeft(), IsEmpty());
   EXPECT_EQ(OpenUserfaultfds(), 0);
   return result;
 }

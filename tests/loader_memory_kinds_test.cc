@@ -18,7 +18,7 @@
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
-#include "uffd/kernel_page_size.h"
+#include "uffd/mappings.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {

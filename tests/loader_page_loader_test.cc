@@ -98,21 +98,6 @@ TEST_F(PageLoaderTest, Invariant4AFaultOnAClaimedPageIsWokenByItsClaimant) {
   waiter.join();
 }
 
-// A discard by a call, not by an event, sets a page's bits while faults are being served: one that
-// took the page for one in flight was never woken.
-TEST_F(PageLoaderTest, Invariant4ADiscardWakesWhoWasLeftToIt) {
-  ASSERT_EQ(block_->Claim({7, 1}), 1u);  // as seen between the first and the last bit of Discard()
-  std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsZeros(7)); });
-  reader_->Wait(-1);
-  ReadEvents();
-  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kInFlight);
-  loader_->Discard(*block_, memory_.addr(7), memory_.addr(8));
-  reader_->Wait(-1);  // it faults again
-  ReadEvents();
-  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kReceived);
-  waiter.join();
-}
-
 TEST_F(PageLoaderTest, Invariant5WhileAMappingChangesAFaultIsGivenBackUnclaimed) {
   std::thread discarder = BeginDiscard(500);
   EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kAgain);

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -96,6 +97,69 @@ TEST(RamBlock, InvariantTwoOfManyClaimantsOneGetsThePage) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(claimed, block.pages());
+}
+
+// Who finds a page claimed and not received takes it for one in flight, and waits for its claimant;
+// a discard is none. The fault thread hung a guest that way.
+TEST(RamBlock, Invariant4ADiscardedPageIsNeverSeenClaimedAndNotReceived) {
+  constexpr uint64_t kPages = 1 << 20;
+  for (int round = 0; round < 5; ++round) {
+    RamBlock block = Block(kPages, {{0, kPages}});
+    std::atomic<bool> done{false};
+    std::atomic<uint64_t> seen_in_flight{0};
+    std::thread faults([&] {
+      for (uint64_t page = 0; !done; page = (page + 4099) % kPages) {
+        if (!block.pending(page) && !block.received(page)) ++seen_in_flight;
+      }
+    });
+    for (uint64_t page = 0; page < kPages; page += 1 << 14) block.Discard({page, 1 << 14});
+    done = true;
+    faults.join();
+    ASSERT_EQ(seen_in_flight, 0u);
+  }
+}
+
+// Several may note discards at once: the gate keeps installs out, not them. Each page is to be
+// counted by one of them, or the load would never be complete.
+TEST(RamBlock, APageDiscardedByTwoAtOnceIsCountedOnce) {
+  constexpr uint64_t kPages = 1 << 16;
+  for (int round = 0; round < 20; ++round) {
+    RamBlock block = Block(kPages, {{0, kPages}});
+    std::atomic<uint64_t> lost{0};
+    const auto discard = [&] {
+      for (uint64_t page = 0; page < kPages; page += 64) lost += block.Discard({page, 64}).pages;
+    };
+    std::thread other(discard);
+    discard();
+    other.join();
+    ASSERT_EQ(lost, kPages);
+    ASSERT_EQ(block.remaining_pages(), 0u);
+  }
+}
+
+// --- Pages of the file that are not the host's ---
+
+TEST(RamBlock, AHugePageHasContentIfAnyOfItsPartsHas) {
+  const RamBlock block = Block(1200, {{3, 1}, {600, 2}}, kPageBytes, 2 << 20);
+  EXPECT_EQ(block.pages(), 3u) << "the last one is not full";
+  EXPECT_EQ(block.nonzero_pages(), 2u);
+  EXPECT_TRUE(block.nonzero(0) && block.nonzero(1) && !block.nonzero(2));
+  const RamBlock::Extent first = block.FindStored({0, 2}, 0);
+  EXPECT_EQ(first.offset, 3 * kPageBytes);
+  EXPECT_EQ(first.length, kPageBytes);
+  const RamBlock::Extent second = block.FindStored({0, 2}, first.end());
+  EXPECT_EQ(second.offset, 600 * kPageBytes);
+  EXPECT_EQ(second.length, 2 * kPageBytes);
+  EXPECT_EQ(block.FindStored({0, 3}, second.end()).length, 0u);
+  EXPECT_EQ(block.FindStored({1, 1}, 512 * kPageBytes).offset, 600 * kPageBytes);
+}
+
+TEST(RamBlock, ALargePageOfTheFileIsSeveralHere) {
+  const RamBlock block = Block(4, {{1, 2}}, 16 * kPageBytes, kPageBytes);
+  EXPECT_EQ(block.pages(), 64u);
+  EXPECT_EQ(block.nonzero_pages(), 32u);
+  EXPECT_EQ(block.FindPending(0, 64), (PageRun{16, 32}));
+  EXPECT_EQ(block.FindStored({20, 2}, 20 * kPageBytes).length, 2 * kPageBytes);
 }
 
 }  // namespace

@@ -271,7 +271,7 @@ TEST_P(SnapshotLoaderTest, DetachedNoThreadAndNoDescriptorIsLeft) {
   ASSERT_TRUE(load.loader->StartEager().ok());
   ASSERT_TRUE(load.loader->Wait().ok());
   ASSERT_TRUE(load.loader->Detach().ok());
-  EXPECT_THAT(OurThreads(), IsEmpty());
+  EXPECT_THAT(ThreadsLeft(), IsEmpty());
   EXPECT_EQ(OpenUserfaultfds(), before);
   EXPECT_TRUE(load.memory.HoldsZeros(0)) << "an untouched page without content is the kernel's";
 }

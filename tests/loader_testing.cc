@@ -164,6 +164,11 @@ std::vector<std::string> OurThreads() {
   return names;
 }
 
+std::vector<std::string> ThreadsLeft() {
+  for (int i = 0; i < 1000 && !OurThreads().empty(); ++i) usleep(1000);
+  return OurThreads();
+}
+
 int OpenUserfaultfds() {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {

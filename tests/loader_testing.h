@@ -119,6 +119,8 @@ bool IsPoisoned(const uint8_t* addr);
 
 // Names of this process's threads that begin with "ramjet", and how many userfaultfds it has open.
 std::vector<std::string> OurThreads();
+// The same once they have ended: one that was joined stays in the kernel's list for a moment.
+std::vector<std::string> ThreadsLeft();
 int OpenUserfaultfds();
 
 }  // namespace ramjet

@@ -181,19 +181,28 @@ inline MarkReceived(page, what) {
 }
 
 /* The gate is closed, but others may note their own discards at the same time. So whoever sets
- * `received` counts, and the content is looked at before and cleared after it. */
+ * `received` counts, and the content is looked at before and cleared after it. The fault thread
+ * may look at any moment: `claimed` comes last, for who finds it set and `received` not takes the
+ * page for one in flight, and there is nobody who would wake him. */
 inline Discard(page) {
+#if defined(BREAK_DISCARD_CLAIMS_FIRST)
   claimed[page] = 1;
-#if defined(BREAK_DISCARD_COUNT)
-  atomic { lost = nonzero[page]; nonzero[page] = 0 };
-  atomic { lost = lost && !received[page]; received[page] = 1 };
-#elif defined(BREAK_DISCARD_UNRECEIVED)
-  atomic { lost = nonzero[page] && !received[page]; nonzero[page] = 0 };
-#else
-  lost = nonzero[page];
-  atomic { lost = lost && !received[page]; received[page] = 1 };
-  nonzero[page] = 0;
 #endif
+  lost = nonzero[page];
+  if
+  :: lost ->
+#if defined(BREAK_DISCARD_COUNT)
+     atomic { lost = nonzero[page]; nonzero[page] = 0 };
+     atomic { lost = lost && !received[page]; received[page] = 1 };
+#elif defined(BREAK_DISCARD_UNRECEIVED)
+     atomic { lost = nonzero[page] && !received[page]; nonzero[page] = 0 };
+#else
+     atomic { lost = lost && !received[page]; received[page] = 1 };
+     nonzero[page] = 0;
+#endif
+     claimed[page] = 1
+  :: else
+  fi;
   Settle(lost)
 }
 
@@ -273,12 +282,7 @@ proctype Discarder(byte me) {
         may_be_zero[page] = may_be_zero[page] || at[page] != WRITTEN;
         Close();
         Discard(page);
-        Open();
-#ifndef BREAK_DISCARD_SILENT
-        Wake(page) /* a fault that came between `claimed` and `received` was dropped */
-#else
-        skip
-#endif
+        Open()
 #endif
      fi;
      /* Only now, maybe much later, does the kernel drop the page. */

@@ -1,9 +1,10 @@
-#include "uffd/kernel_page_size.h"
+#include "uffd/mappings.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
@@ -58,21 +59,46 @@ std::optional<absl::StatusOr<uint64_t>> AskKernel(uintptr_t addr) {
   return std::nullopt;
 }
 
-absl::StatusOr<uint64_t> ReadSmaps(uintptr_t addr) {
+// One mapping of /proc/self/smaps (Linux Documentation/filesystems/proc.rst).
+struct Mapping {
+  uintptr_t start = 0;
+  uintptr_t end = 0;
+  uint64_t page_bytes = 0;
+  bool registered = false;  // flags "um", missing, and "ui", minor
+};
+
+// Calls `visit` for each mapping, until it returns false.
+template <typename Visit>
+absl::Status VisitMappings(Visit visit) {
   std::ifstream smaps("/proc/self/smaps");
   if (!smaps) return absl::FailedPreconditionError("/proc/self/smaps cannot be read");
-  bool inside = false;
+  Mapping mapping;
   for (std::string line; std::getline(smaps, line);) {
     uint64_t start;
     uint64_t end;
     uint64_t kib;
     if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2) {
-      inside = addr >= start && addr < end;
-    } else if (inside && std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &kib) == 1) {
-      return kib << 10;
+      mapping = {.start = start, .end = end};
+    } else if (std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &kib) == 1) {
+      mapping.page_bytes = kib << 10;
+    } else if (line.rfind("VmFlags:", 0) == 0) {  // the last of a mapping's lines
+      mapping.registered = line.find(" um") != std::string::npos ||
+                           line.find(" ui") != std::string::npos;
+      if (!visit(mapping)) break;
     }
   }
-  return NothingMapped(addr);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> ReadSmaps(uintptr_t addr) {
+  uint64_t page_bytes = 0;
+  const absl::Status read = VisitMappings([&](const Mapping& mapping) {
+    if (mapping.start <= addr && addr < mapping.end) page_bytes = mapping.page_bytes;
+    return mapping.end <= addr;
+  });
+  if (!read.ok()) return read;
+  if (page_bytes == 0) return NothingMapped(addr);
+  return page_bytes;
 }
 
 }  // namespace
@@ -80,6 +106,17 @@ absl::StatusOr<uint64_t> ReadSmaps(uintptr_t addr) {
 absl::StatusOr<uint64_t> KernelPageSize(uintptr_t addr) {
   std::optional<absl::StatusOr<uint64_t>> answer = AskKernel(addr);
   return answer ? *std::move(answer) : ReadSmaps(addr);
+}
+
+absl::StatusOr<std::vector<RegisteredRange>> RegisteredRanges(uintptr_t start, uintptr_t end) {
+  std::vector<RegisteredRange> ranges;
+  const absl::Status read = VisitMappings([&](const Mapping& mapping) {
+    const RegisteredRange inside{std::max(start, mapping.start), std::min(end, mapping.end)};
+    if (mapping.registered && inside.start < inside.end) ranges.push_back(inside);
+    return mapping.end < end;
+  });
+  if (!read.ok()) return read;
+  return ranges;
 }
 
 }  // namespace ramjet
