@@ -12,7 +12,8 @@ namespace {
 constexpr size_t kMaxRunBytes = 256 << 10;
 
 // Where there are fewer processors than vCPUs and threads of ours, a vCPU that has just been given
-// its page, and the fault thread, come first. A third of a busy processor is left for loading ahead.
+// its page, and the fault thread, come first. A third of a busy processor is left for loading
+// ahead.
 constexpr int kNice = 5;
 
 uint64_t WindowPages(const RamBlock& block) {
@@ -53,7 +54,8 @@ void EagerQueue::SkipEmpty() {
     if (pending.count == 0) continue;
     const uint64_t pages = WindowPages(block);
     const uint64_t into_window = block.AddrOf(pending.first) / block.page_size() % pages;
-    entry.next_page = std::max(entry.next_page, pending.first - std::min(pending.first, into_window));
+    entry.next_page =
+        std::max(entry.next_page, pending.first - std::min(pending.first, into_window));
     return;
   }
 }

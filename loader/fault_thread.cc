@@ -32,8 +32,7 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
   if (!reader.ok()) return reader.status();
   absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kFirstBufferBytes);
   if (!buffer.ok()) return buffer.status();
-  std::unique_ptr<FaultThread> self(
-      new FaultThread(parts, *std::move(reader), *std::move(buffer)));
+  std::unique_ptr<FaultThread> self(new FaultThread(parts, *std::move(reader), *std::move(buffer)));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-fault", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -42,10 +41,7 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
 }
 
 FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer)
-    : parts_(parts),
-      reader_(std::move(reader)),
-      buffer_(std::move(buffer)),
-      queue_(parts.uffd) {}
+    : parts_(parts), reader_(std::move(reader)), buffer_(std::move(buffer)), queue_(parts.uffd) {}
 
 FaultThread::~FaultThread() {
   stop_.store(true);
@@ -125,8 +121,7 @@ void FaultThread::Serve(Fault fault) {
   Outcome outcome = Outcome::kAgain;
   const bool last_attempt = fault.attempts >= (fault.unread ? kMaxReadAttempts : kMaxAttempts);
   if (block != nullptr) {
-    outcome =
-        parts_.loader.LoadFaulted(*block, block->PageOf(fault.addr), buffer_, last_attempt);
+    outcome = parts_.loader.LoadFaulted(*block, block->PageOf(fault.addr), buffer_, last_attempt);
   } else if (last_attempt) {
     return;  // its block was never attached, so it has been unregistered, which woke the waiter
   }
@@ -165,9 +160,10 @@ bool FaultThread::IsParked(uintptr_t addr) const {
   const RamBlock* const block = parts_.map.Find(addr);
   return std::any_of(parked_.begin(), parked_.begin() + static_cast<ptrdiff_t>(parked_count_),
                      [&](const Fault& parked) {
-                       return block == nullptr ? parked.addr == addr
-                                               : block->Contains(parked.addr) &&
-                                                     block->PageOf(parked.addr) == block->PageOf(addr);
+                       return block == nullptr
+                                  ? parked.addr == addr
+                                  : block->Contains(parked.addr) &&
+                                        block->PageOf(parked.addr) == block->PageOf(addr);
                      });
 }
 

@@ -66,8 +66,8 @@ class FaultThread {
     uint32_t attempts;
     bool unread;  // the last one failed in reading the file
   };
-  // Pages that can be parked. Reading goes on when it is full, for a read may be what ends the state
-  // that parks them; faults that find no room are woken later, and come again.
+  // Pages that can be parked. Reading goes on when it is full, for a read may be what ends the
+  // state that parks them; faults that find no room are woken later, and come again.
   static constexpr size_t kMaxParked = 1024;
 
   FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer);
@@ -97,8 +97,8 @@ class FaultThread {
   // Written by others.
   std::atomic<bool> stop_{false};
   std::atomic<PageBuffer*> grown_{nullptr};  // a larger buffer, to be taken over
-  std::atomic<uint32_t> sync_wanted_{0};  // Sync() counts up, and waits for
-  std::atomic<uint32_t> sync_done_{0};    // this to follow
+  std::atomic<uint32_t> sync_wanted_{0};     // Sync() counts up, and waits for
+  std::atomic<uint32_t> sync_done_{0};       // this to follow
 
   std::unique_ptr<Thread> thread_;  // last, so that it ends first
 };

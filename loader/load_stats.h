@@ -43,22 +43,25 @@ class LatencyHistogram {
 //
 // Threads: all may be called concurrently.
 struct LoadStats {
-  std::atomic<uint64_t> eager{0};    // installed from the file by an eager thread
-  std::atomic<uint64_t> faulted{0};  // installed from the file because somebody touched them
-  std::atomic<uint64_t> zeroed{0};   // installed as zeros because somebody touched them
-  std::atomic<uint64_t> removed{
-      0};  // had content, and were discarded by the guest before it arrived
-  std::atomic<uint64_t> poisoned{
-      0};  // unreadable: their use is a SIGBUS, in a guest a machine check
+  // Where the pages with content came from, or what else became of them.
+  std::atomic<uint64_t> eager{0};     // from the file, by an eager thread
+  std::atomic<uint64_t> moved{0};     // of those, as part of a huge page
+  std::atomic<uint64_t> faulted{0};   // from the file, because somebody touched them
+  std::atomic<uint64_t> removed{0};   // discarded by the guest before they came
+  std::atomic<uint64_t> poisoned{0};  // unreadable: a SIGBUS, in a guest a machine check
+
+  std::atomic<uint64_t> zeroed{0};     // installed as zeros because somebody touched them
   std::atomic<uint64_t> redundant{0};  // were there already when they were to be installed
-  std::atomic<uint64_t> moved{0};      // of `eager`: as part of a huge page
+
+  // Faults.
   std::atomic<uint64_t> faults{0};     // read from the kernel, whatever became of them
-  std::atomic<uint64_t> in_flight{0};  // faults left to whoever had claimed the page
-  std::atomic<uint64_t> parked{0};     // faults that had to wait for a mapping to settle
-  std::atomic<uint64_t> postponed{0};  // eager installs that had to
-  std::atomic<uint64_t> read_retries{0};  // reads of the file that were repeated
-  std::atomic<uint64_t> rescued{0};  // faults that were lost and woken by the watchdog: our own bugs
+  std::atomic<uint64_t> in_flight{0};  // left to whoever had claimed the page
+  std::atomic<uint64_t> parked{0};     // had to wait: for a mapping to settle, memory, or the disk
+  std::atomic<uint64_t> rescued{0};    // lost, and woken by the watchdog: a bug of our own
   LatencyHistogram fault_ns;           // event read -> page installed and its waiter woken
+
+  std::atomic<uint64_t> postponed{0};     // eager installs that waited for a mapping to settle
+  std::atomic<uint64_t> read_retries{0};  // reads of the file that were repeated
 
   // Keeps the first kMaxErrors messages and counts the rest. Allocates: for the way out, not the
   // way through.

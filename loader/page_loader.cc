@@ -19,8 +19,8 @@
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
 // look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by
 // the discard, so that a claim for a page ahead of need, made inside the gate, finds only what is
-// still wanted. A faulted page that was discarded in flight is received already; it is zero, and the
-// claimant's wake makes its waiters see that.
+// still wanted. A faulted page that was discarded in flight is received already; it is zero, and
+// the claimant's wake makes its waiters see that.
 //
 // EEXIST on an install means that the page is there although nobody received it. That cannot happen
 // to memory that is empty when it is registered and ours alone to fill; it is counted
@@ -46,7 +46,8 @@ namespace ramjet {
 namespace {
 
 constexpr int kReadAttempts = 4;
-// One ioctl's worth, which is how long a claim of a run lasts: a copy costs no less a byte above it.
+// One ioctl's worth, which is how long a claim of a run lasts: a copy costs no less a byte above
+// it.
 constexpr uint64_t kMaxInstallBytes = 64 << 10;
 // The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
 constexpr uint64_t kMaxPageBytes = 1 << 30;
@@ -173,8 +174,9 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
   return Outcome::kLoaded;
 }
 
-// The page had arrived. If it is missing now it was discarded, so it is zero. Not so a poisoned one:
-// its fault is older than the poison, which the kernel would replace by zeros in shared memory.
+// The page had arrived. If it is missing now it was discarded, so it is zero. Not so a poisoned
+// one: its fault is older than the poison, which the kernel would replace by zeros in shared
+// memory.
 Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
   if (block.poisoned(page)) {
     Wake(block, {page, 1});
@@ -317,9 +319,9 @@ absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& bl
   const uint64_t start = block.BytesOf(run.first);
   for (auto extent = block.FindStored(run, start); extent.length > 0;
        extent = block.FindStored(run, extent.end())) {
-    const absl::Status read = source.ReadPages(
-        block.index(), extent.offset,
-        absl::MakeSpan(content + (extent.offset - start), extent.length));
+    const absl::Status read =
+        source.ReadPages(block.index(), extent.offset,
+                         absl::MakeSpan(content + (extent.offset - start), extent.length));
     if (!read.ok()) return read;
   }
   return absl::OkStatus();
@@ -340,8 +342,7 @@ absl::Status PageLoader::Read(const PageSource& source, const RamBlock& block, P
 }
 
 // Asks again where that may help, for a thread that nobody waits for.
-absl::Status PageLoader::ReadPatiently(const RamBlock& block, PageRun run,
-                                       uint8_t* content) const {
+absl::Status PageLoader::ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const {
   Patience patience;
   absl::Status read = Read(parts_.bulk, block, run, content);
   for (int attempt = 1; attempt < kReadAttempts && absl::IsUnavailable(read) && !quit_; ++attempt) {

@@ -58,7 +58,8 @@ class PageLoader {
 
   // Brings a page that somebody sleeps on. `buffer` holds at least one page of the block. After
   // `last_attempt` the outcome is neither kNoMemory nor kUnread.
-  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer, bool last_attempt = false);
+  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
+                      bool last_attempt = false);
 
   // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
   // changing. `buffer` holds run.count pages.

@@ -13,9 +13,9 @@
 
 namespace ramjet {
 
-// A page is what the kernel installs at once: the system's page, or a huge page of hugetlb. What the
-// file calls a page may be smaller, then a page here has content if any of its parts has; or larger,
-// then it is several pages here.
+// A page is what the kernel installs at once: the system's page, or a huge page of hugetlb. What
+// the file calls a page may be smaller, then a page here has content if any of its parts has; or
+// larger, then it is several pages here.
 //
 // States of a page. `pending` is kept inverted, as `claimed`, so that the state before loading is
 // all zeros in memory:

@@ -4,6 +4,7 @@
 #undef ramjet
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,13 +30,14 @@
 
 struct ramjet_handle {
   std::shared_ptr<ramjet::Snapshot> snapshot;
-  std::unique_ptr<ramjet::SnapshotLoader> loader;
+  std::unique_ptr<ramjet::SnapshotLoader> loader;  // nullptr: RAMJET_NOT_LAZY
 };
 
 namespace ramjet {
 namespace {
 
 constexpr uint64_t kSavePageBytes = 4096;  // QEMU's TARGET_PAGE_SIZE of x86
+constexpr uint64_t kSaveChunkBytes = 256 << 10;
 
 std::string& LastError() {
   static thread_local std::string error;
@@ -111,6 +113,9 @@ absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given)
       stop_vm(opaque, std::string(why.message()).c_str());
     };
   }
+  if ((given.flags & ~RAMJET_NOT_LAZY) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("flags ", given.flags, " are not known"));
+  }
   if (given.kill_pid < 0) return absl::InvalidArgumentError("kill_pid is negative");
   options.kill_pid = given.kill_pid;
   return options;
@@ -133,6 +138,7 @@ std::optional<size_t> FindBlock(const Snapshot& snapshot, const char* idstr) {
 }
 
 std::string StatsText(const ramjet_handle& load) {
+  if (load.loader == nullptr) return FormatStats({}, nullptr);
   const SnapshotLoader::PageCounts lazy = load.loader->attached_pages();
   StatsContent content{.complete = load.loader->complete(),
                        .lazy_pages = lazy.total,
@@ -149,17 +155,65 @@ std::string StatsText(const ramjet_handle& load) {
   return FormatStats(content, &load.loader->stats());
 }
 
+// memcpy() from memory that may be poisoned, which would be a SIGBUS.
+bool ReadSafely(const uint8_t* from, absl::Span<uint8_t> to) {
+  const iovec local{.iov_base = to.data(), .iov_len = to.size()};
+  const iovec remote{.iov_base = const_cast<uint8_t*>(from), .iov_len = to.size()};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(to.size());
+}
+
+// REQUIRES: bytes is not empty.
+bool IsZero(absl::Span<const uint8_t> bytes) {
+  // All are like their neighbours, and the first is zero: memcmp is as fast as memory.
+  return bytes[0] == 0 && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
+}
+
 // The runs of pages of `block` that are not all zeros.
-std::vector<PageRun> FindContent(const ramjet_save_block& block) {
-  static constexpr uint8_t kZeros[kSavePageBytes] = {};
+absl::StatusOr<std::vector<PageRun>> FindContent(const ramjet_save_block& block) {
   std::vector<PageRun> runs;
+  std::vector<uint8_t> chunk(std::min<uint64_t>(kSaveChunkBytes, block.length));
   const auto* const memory = static_cast<const uint8_t*>(block.host);
-  for (uint64_t page = 0; page < block.length / kSavePageBytes; ++page) {
-    if (std::memcmp(memory + page * kSavePageBytes, kZeros, kSavePageBytes) == 0) continue;
-    if (runs.empty() || runs.back().end() != page) runs.push_back({page, 0});
-    ++runs.back().count;
+  for (uint64_t at = 0; at < block.length; at += chunk.size()) {
+    chunk.resize(std::min<uint64_t>(chunk.size(), block.length - at));
+    if (!ReadSafely(memory + at, absl::MakeSpan(chunk))) {
+      return absl::UnavailableError(absl::StrCat("block \"", block.idstr,
+                                                 "\" cannot be read between bytes ", at, " and ",
+                                                 at + chunk.size()));
+    }
+    for (uint64_t in_chunk = 0; in_chunk < chunk.size(); in_chunk += kSavePageBytes) {
+      if (IsZero(absl::MakeSpan(chunk).subspan(in_chunk, kSavePageBytes))) continue;
+      const uint64_t page = (at + in_chunk) / kSavePageBytes;
+      if (runs.empty() || runs.back().end() != page) runs.push_back({page, 0});
+      ++runs.back().count;
+    }
   }
   return runs;
+}
+
+// Makes zero what is not, without touching what is.
+void ClearUnlessZero(absl::Span<uint8_t> bytes) {
+  while (!bytes.empty()) {
+    const absl::Span<uint8_t> page = bytes.first(std::min<uint64_t>(kSavePageBytes, bytes.size()));
+    if (!IsZero(page)) std::memset(page.data(), 0, page.size());
+    bytes.remove_prefix(page.size());
+  }
+}
+
+absl::Status ReadBlock(const Snapshot& snapshot, size_t index, absl::Span<uint8_t> to) {
+  const SnapshotBlock& block = snapshot.blocks()[index];
+  const PageBitmap& nonzero = snapshot.nonzero(index);
+  uint64_t done = 0;
+  for (auto run = nonzero.FindRun(true, 0, nonzero.size()); run;
+       run = nonzero.FindRun(true, run->end(), nonzero.size())) {
+    const uint64_t offset = run->first * block.page_size;
+    const uint64_t length = run->count * block.page_size;
+    ClearUnlessZero(to.subspan(done, offset - done));
+    const absl::Status read = snapshot.ReadPages(index, offset, to.subspan(offset, length));
+    if (!read.ok()) return read;
+    done = offset + length;
+  }
+  ClearUnlessZero(to.subspan(done, block.used_length - done));
+  return absl::OkStatus();
 }
 
 // What was written can be read: names and sizes are checked by the one who will have to.
@@ -205,6 +259,10 @@ int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle**
     const int result = Result(snapshot.status());
     return result == -EINVAL ? -EBADMSG : result;
   }
+  if ((given->flags & RAMJET_NOT_LAZY) != 0) {
+    *load = new ramjet_handle{*std::move(snapshot), nullptr};
+    return 0;
+  }
   absl::StatusOr<std::unique_ptr<ramjet::SnapshotLoader>> loader =
       ramjet::SnapshotLoader::Create(*snapshot, *read);
   if (!loader.ok()) {
@@ -233,6 +291,26 @@ int ramjet_get_block(const ramjet_handle* load, uint64_t index, ramjet_block_inf
   return 0;
 }
 
+uint64_t ramjet_device_count(const ramjet_handle* load) {
+  return load->snapshot->description().devices.size();
+}
+
+int ramjet_get_device(const ramjet_handle* load, uint64_t index, ramjet_device_info* info) {
+  if (info == nullptr || info->size < sizeof(info->size)) return BadStruct("ramjet_device_info");
+  if (index >= ramjet_device_count(load)) {
+    return Fail(ENOENT, absl::StrCat("there is no device ", index, ": the snapshot has ",
+                                     ramjet_device_count(load)));
+  }
+  const ramjet::DeviceSection& device = load->snapshot->description().devices[index];
+  const ramjet_device_info known{.size = info->size,
+                                 .name = device.name.c_str(),
+                                 .instance_id = device.instance_id,
+                                 .version_id = device.version_id,
+                                 .length = device.size};
+  std::memcpy(info, &known, std::min<uint64_t>(info->size, sizeof(known)));
+  return 0;
+}
+
 int64_t ramjet_read_device(const ramjet_handle* load, const char* name, uint32_t instance_id,
                            void* buffer, uint64_t length) {
   if (name == nullptr || (buffer == nullptr && length > 0)) {
@@ -254,6 +332,7 @@ int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
   const std::optional<ramjet_block> given = Read(block);
   if (!given) return BadStruct("ramjet_block");
   if (given->idstr == nullptr) return Fail(EINVAL, "idstr is NULL");
+  if (load->loader == nullptr) return Fail(ENOTSUP, "the snapshot was opened with RAMJET_NOT_LAZY");
   const std::optional<size_t> index = ramjet::FindBlock(*load->snapshot, given->idstr);
   if (!index) {
     return Fail(ENOENT, absl::StrCat("the snapshot has no block \"", given->idstr, "\""));
@@ -261,25 +340,44 @@ int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
   if (given->memory > RAMJET_SHARED) {
     return Fail(EINVAL, "memory is neither RAMJET_PRIVATE nor RAMJET_SHARED");
   }
-  return Result(load->loader->Attach(*index, {.host = given->host,
-                                              .length = given->length,
-                                              .memory = given->memory == RAMJET_SHARED
-                                                            ? ramjet::BlockMemory::kShared
-                                                            : ramjet::BlockMemory::kPrivate,
-                                              .host_page_size = given->host_page_size,
-                                              .alias = given->alias}));
+  return Result(load->loader->Attach(
+      *index, {.host = given->host,
+               .length = given->length,
+               .memory = given->memory == RAMJET_SHARED ? ramjet::BlockMemory::kShared
+                                                        : ramjet::BlockMemory::kPrivate,
+               .host_page_size = given->host_page_size,
+               .alias = given->alias}));
 }
 
-int ramjet_start_eager(ramjet_handle* load) { return Result(load->loader->StartEager()); }
+int ramjet_read_block(const ramjet_handle* load, const char* idstr, void* to, uint64_t length) {
+  if (idstr == nullptr || to == nullptr) return Fail(EINVAL, "idstr or to is NULL");
+  const std::optional<size_t> index = ramjet::FindBlock(*load->snapshot, idstr);
+  if (!index) return Fail(ENOENT, absl::StrCat("the snapshot has no block \"", idstr, "\""));
+  const uint64_t used_length = load->snapshot->blocks()[*index].used_length;
+  if (length < used_length) {
+    return Fail(EINVAL, absl::StrCat("block \"", idstr, "\" is ", used_length,
+                                     " bytes long, and there is room for ", length));
+  }
+  if (load->loader != nullptr && load->loader->attached(*index)) {
+    return Fail(EALREADY, absl::StrCat("block \"", idstr, "\" is attached"));
+  }
+  return Result(ramjet::ReadBlock(*load->snapshot, *index,
+                                  absl::MakeSpan(static_cast<uint8_t*>(to), used_length)));
+}
+
+int ramjet_start_eager(ramjet_handle* load) {
+  return load->loader == nullptr ? 0 : Result(load->loader->StartEager());
+}
 
 int ramjet_discard(ramjet_handle* load, void* start, uint64_t length) {
   const auto addr = reinterpret_cast<uintptr_t>(start);
   if (length > UINTPTR_MAX - addr) return Fail(EINVAL, "the range wraps around");
-  load->loader->Discard(addr, addr + length);
+  if (load->loader != nullptr) load->loader->Discard(addr, addr + length);
   return 0;
 }
 
 int ramjet_wait(ramjet_handle* load, int64_t timeout_ms) {
+  if (load->loader == nullptr) return 0;
   return Result(load->loader->Wait(timeout_ms < 0 ? absl::InfiniteDuration()
                                                   : absl::Milliseconds(timeout_ms)));
 }
@@ -296,13 +394,41 @@ int64_t ramjet_stats_json(const ramjet_handle* load, char* buffer, uint64_t size
   return static_cast<int64_t>(text.size());
 }
 
+int ramjet_get_stats(const ramjet_handle* load, ramjet_stats* stats) {
+  if (stats == nullptr || stats->size < sizeof(stats->size)) return BadStruct("ramjet_stats");
+  ramjet_stats known{};
+  known.size = stats->size;
+  known.complete = 1;
+  if (load->loader != nullptr) {
+    const ramjet::SnapshotLoader::PageCounts attached = load->loader->attached_pages();
+    // Asked first: when this says that all have arrived, the sums below agree.
+    known.complete = load->loader->complete() ? 1 : 0;
+    const ramjet::LoadStats& counted = load->loader->stats();
+    known.pages = attached.total;
+    known.nonzero_pages = attached.nonzero;
+    known.eager_pages = counted.eager;
+    known.faulted_pages = counted.faulted;
+    known.removed_pages = counted.removed;
+    known.poisoned_pages = counted.poisoned;
+    known.faults = counted.faults;
+    known.fault_p50_ns = counted.fault_ns.QuantileNs(0.5);
+    known.fault_p99_ns = counted.fault_ns.QuantileNs(0.99);
+    known.fault_max_ns = counted.fault_ns.max_ns();
+    known.read_retries = counted.read_retries;
+    known.rescued_faults = counted.rescued;
+  }
+  std::memcpy(stats, &known, std::min<uint64_t>(stats->size, sizeof(known)));
+  return 0;
+}
+
 int ramjet_detach(ramjet_handle* load) {
+  if (load->loader == nullptr) return 0;
   const int result = Result(load->loader->Detach());
   return result == -ENOTSUP ? -EBUSY : result;
 }
 
 int ramjet_abandon(ramjet_handle* load) {
-  load->loader->Abandon();
+  if (load->loader != nullptr) load->loader->Abandon();
   return 0;
 }
 
@@ -329,15 +455,17 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
       return Fail(EINVAL, absl::StrCat("block \"", block.idstr, "\": its length of ", block.length,
                                        " bytes is no multiple of ", ramjet::kSavePageBytes));
     }
-    content.blocks.push_back(
-        {.idstr = block.idstr,
-         .used_length = block.length,
-         .page_size = ramjet::kSavePageBytes,
-         .nonzero = ramjet::FindContent(block),
-         .fill = [host = static_cast<const uint8_t*>(block.host)](
-                     uint64_t page, absl::Span<uint8_t> to) {
-           std::memcpy(to.data(), host + page * ramjet::kSavePageBytes, to.size());
-         }});
+    absl::StatusOr<std::vector<ramjet::PageRun>> nonzero = ramjet::FindContent(block);
+    if (!nonzero.ok()) return Result(nonzero.status());
+    content.blocks.push_back({.idstr = block.idstr,
+                              .used_length = block.length,
+                              .page_size = ramjet::kSavePageBytes,
+                              .nonzero = *std::move(nonzero),
+                              .fill = [host = static_cast<const uint8_t*>(block.host)](
+                                          uint64_t page, absl::Span<uint8_t> to) {
+                                std::memcpy(to.data(), host + page * ramjet::kSavePageBytes,
+                                            to.size());
+                              }});
   }
   for (uint64_t i = 0; i < device_count; ++i) {
     const ramjet_save_device& device = devices[i];

@@ -1,8 +1,8 @@
 /* ramjet: resumes a virtual machine from a snapshot before its memory is loaded. The C face.
  *
- * A VMM maps guest RAM, attaches it to the blocks of a snapshot, and runs the guest at once. Pages that are touched are
- * fetched from the file (userfaultfd, pread); the others follow behind, and when the last one is there the memory is
- * ordinary again. The whole of a restore path:
+ * A VMM maps guest RAM, attaches it to the blocks of a snapshot, and runs the guest at once. Pages
+ * that are touched are fetched from the file (userfaultfd, pread); the others follow behind, and
+ * when the last one is there the memory is ordinary again. The whole of a restore path:
  *
  *     struct ramjet_options options = RAMJET_OPTIONS_INIT;
  *     ramjet *load;
@@ -10,40 +10,55 @@
  *
  *     struct ramjet_block ram = RAMJET_BLOCK_INIT;
  *     ram.idstr = "pc.ram";
- *     ram.host = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+ *     ram.host = mmap(NULL, length, PROT_READ | PROT_WRITE,
+ *                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
  *     ram.length = length;
  *     if (ramjet_attach(load, &ram) < 0) die(ramjet_error());
  *
  *     ... restore devices, run the vCPUs: the memory holds the snapshot's content from here on ...
  *
  *     ramjet_start_eager(load);
- *     if (ramjet_wait(load, -1) < 0) die(ramjet_error());   // in a thread of the VMM that is no vCPU
+ *     if (ramjet_wait(load, -1) < 0) die(ramjet_error());  // in a thread that is no vCPU's
  *     ramjet_close(load);
  *
  * Conventions
- *  1. A function that can fail returns a negative errno; what it returns else, 0 unless it says so, is not negative.
- *     ramjet_error() has the reason as a sentence with file, block and number. The errnos that a caller may want to tell
- *     apart are listed with each function; others come from the system. -EINVAL is an argument that makes no sense.
- *  2. Threads: every function may be called by any thread at any time, also concurrently on one handle; only
- *     ramjet_close() wants to be the last, with no other call under way. ramjet_wait(), ramjet_detach() and ramjet_close()
- *     must not be called by a thread on which an access to guest memory depends (one that holds a lock which a vCPU needs).
+ *  1. A function that can fail returns a negative errno; what it returns else, 0 unless it says so,
+ *     is not negative. ramjet_error() has the reason as a sentence with file, block and number. The
+ *     errnos that a caller may want to tell apart are listed with each function; others come from
+ *     the system. -EINVAL is an argument that makes no sense.
+ *  2. Threads: every function may be called by any thread at any time, also concurrently on one
+ *     handle; only ramjet_close() wants to be the last, with no other call under way.
+ *     ramjet_wait(), ramjet_detach() and ramjet_close() must not be called by a thread on which an
+ *     access to guest memory depends (one that holds a lock which a vCPU needs).
  *  3. Addresses are of the calling process; lengths and offsets are bytes; ranges are half-open.
- *  4. Structs begin with their own size and may grow in later versions. Begin with the ..._INIT macro, which also sets what
- *     is not zero by default; fields that an older caller does not know count as 0.
- *  5. Strings are UTF-8 or whatever bytes the file holds, end in a zero, and stay the caller's, or for strings that come
- *     out the library's: until the handle is closed unless something else is said.
- *  6. The library prints nothing, handles no signal (its threads block all of them), forks nothing and never exits. Its
- *     threads are called ramjet-*. It does not touch guest memory but through the kernel, so it needs no lock of yours.
- *  7. While a load is not complete, the attached memory must not be mremap()ed, and a child process that is forked sees
- *     zeros in pages that have not arrived: use MADV_DONTFORK. madvise(MADV_DONTNEED), madvise(MADV_REMOVE) and munmap()
- *     are understood: what is discarded is zero, and what is unmapped is forgotten. For holes made by fallocate() see
- *     ramjet_discard(). mlock(), and devices that pin memory (VFIO), wait for every page: let ramjet_wait() come first.
- *  8. Needs Linux 4.11 or later and the permission to serve page faults: read and write access to /dev/userfaultfd (Linux
- *     6.1), or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1. Unreadable pages can be poisoned since 6.6; huge
- *     pages arrive whole since 6.8. Sources: Linux Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2).
+ *  4. Structs begin with their own size and may grow in later versions. Begin with the ..._INIT
+ *     macro, which also sets what is not zero by default. A field that a caller of an older version
+ *     does not know is what its macro would have set.
+ *  5. Strings are whatever bytes the file holds, and end in a zero. Those that go in stay the
+ *     caller's; those that come out are the library's, until the handle is closed unless something
+ *     else is said.
+ *  6. The library prints nothing, handles no signal (its threads block all of them), forks nothing
+ *     and never exits. Its threads are called ramjet-*. It touches guest memory only through the
+ *     kernel, so it needs no lock of yours; ramjet_read_block() and ramjet_save() alone go there.
+ *  7. While a load is not complete, the attached memory must not be mremap()ed, and a child process
+ *     that is forked sees zeros in pages that have not arrived: use MADV_DONTFORK.
+ *     madvise(MADV_DONTNEED), madvise(MADV_REMOVE) and munmap() are understood: what is discarded
+ *     is zero, and what is unmapped is forgotten. MADV_DONTNEED counts as a discard on shared
+ *     memory, too. For holes made by fallocate() see ramjet_discard(). mlock(), and devices that
+ *     pin memory (VFIO), wait for every page: let ramjet_wait() come first.
+ *  8. What a vCPU sees of a page that was poisoned, or of memory that was abandoned, depends on the
+ *     host: KVM_RUN fails with EFAULT or EHWPOISON, the vCPU's thread gets a SIGBUS (block it but
+ *     in KVM_RUN), or KVM takes the access for one to a device: KVM_EXIT_MMIO with an address
+ *     inside RAM, or KVM_EXIT_INTERNAL_ERROR. tools/demo_vm has all of them.
+ *  9. Needs Linux 4.11 or later and the permission to serve page faults: read and write access to
+ *     /dev/userfaultfd (Linux 6.1), or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1.
+ *     Unreadable pages can be poisoned since 6.6; huge pages arrive whole since 6.8. Sources: Linux
+ *     Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2), ioctl_userfaultfd(2).
  *
- * Link with -lramjet (pkg-config ramjet). The file format is QEMU's mapped-ram (docs/devel/migration/mapped-ram.rst of
- * QEMU 9.0 and later); ramjet_save() writes it for VMMs that have no other writer.
+ * Link with -lramjet (pkg-config ramjet). A C++ program includes either this header or the C++ face
+ * in one file: the handle has the name of the other's namespace. The file format is QEMU's
+ * mapped-ram (docs/devel/migration/mapped-ram.rst of QEMU 9.0 and later); ramjet_save() writes it
+ * for VMMs that have no other writer.
  */
 #ifndef RAMJET_LOADER_RAMJET_H_
 #define RAMJET_LOADER_RAMJET_H_
@@ -66,50 +81,70 @@ typedef struct ramjet ramjet;
 /* "0.1.0" */
 RAMJET_API const char *ramjet_version(void);
 
-/* Why the last function that failed in the calling thread did so: one line, "" if none has. Valid until the next failure
- * in this thread. */
+/* Why the last function that failed in the calling thread did so: one line, "" if none has. Valid
+ * until the next failure in this thread. */
 RAMJET_API const char *ramjet_error(void);
 
-/* What becomes of a page that the file cannot give, after bounded retries: it is never zeros, and never silence. */
+/* --- Opening --- */
+
+/* What becomes of a page that the file cannot give, after bounded retries. It is never zeros, and
+ * never silence. */
 enum ramjet_on_unreadable {
-  /* The page is poisoned: its use is a SIGBUS, in a guest a machine check; everything else goes on. Where the kernel cannot
-   * do that (before Linux 6.6), as RAMJET_STOP_VM. */
+  /* The page is poisoned: its use is a SIGBUS, in a guest a machine check; everything else goes on.
+   * Where the kernel cannot do that (before Linux 6.6), as RAMJET_STOP_VM. */
   RAMJET_POISON = 0,
-  /* The VM is to be stopped: see ramjet_options.stop_vm. Who touches such a page sleeps until then. */
+  /* The VM is to be stopped: see ramjet_options.stop_vm. Who touches such a page sleeps until
+   * then. */
   RAMJET_STOP_VM = 1
 };
 
+/* A flag: serve no page faults. For who may not, and only reads blocks and devices; nothing can be
+ * attached. */
+#define RAMJET_NOT_LAZY 1u
+
 struct ramjet_options {
-  uint64_t size;          /* of this struct */
-  uint64_t stream_offset; /* where the migration stream begins in the file; 0: at its start, or behind libvirt's header */
-  int32_t uffd;           /* a userfaultfd of this process to use (a duplicate of it; yours may be closed), or -1: open one.
-                             If UFFDIO_API was called on it, then with UFFD_FEATURE_EVENT_REMOVE; see ramjet_open() */
-  int32_t device_fd;      /* an open /dev/userfaultfd for a process that can no longer open it, or -1. Stays yours */
-  uint32_t eager_threads; /* threads that load ahead, 1 to 64; 0: the default of 2 */
-  uint32_t on_unreadable; /* enum ramjet_on_unreadable */
-  /* Called once, by a thread of the library, if the VM is to be stopped; `why` is valid during the call. It must not touch
-   * guest memory, nor close the handle; writing to an eventfd or signalling a vCPU thread is what it is for. */
+  uint64_t size; /* of this struct */
+  /* Where the migration stream begins in the file; 0: at its start, or behind libvirt's header. */
+  uint64_t stream_offset;
+  /* A userfaultfd of this process, not registered with anything, of which a duplicate is used; or
+   * -1: open one. If UFFDIO_API was called on it, then with UFFD_FEATURE_EVENT_REMOVE. */
+  int32_t uffd;
+  /* An open /dev/userfaultfd for a process that can no longer open it, or -1. Stays yours. */
+  int32_t device_fd;
+  /* Threads that load ahead, 1 to 64; 0: the default, 2. */
+  uint32_t eager_threads;
+  /* enum ramjet_on_unreadable */
+  uint32_t on_unreadable;
+  /* Called once, by a thread of the library, if the VM is to be stopped; `why` is valid during the
+   * call. It must not touch guest memory, nor call a function of this library; writing to an
+   * eventfd or signalling a vCPU thread is what it is for. */
   void (*stop_vm)(void *opaque, const char *why);
   void *opaque;
-  /* If the VM is to be stopped: without stop_vm, this process (getpid() is allowed) gets SIGKILL, which alone ends
-   * a vCPU that sleeps on a page; 0: none. In any case ramjet_wait() returns -ENOTRECOVERABLE. */
+  /* If the VM is to be stopped and there is no stop_vm: this process (getpid() is allowed) gets
+   * SIGKILL, which alone ends a vCPU that sleeps on a page; 0: none. In any case ramjet_wait()
+   * returns -ENOTRECOVERABLE. */
   int32_t kill_pid;
-  uint32_t reserved; /* 0 */
+  /* RAMJET_NOT_LAZY or 0 */
+  uint32_t flags;
 };
 #define RAMJET_OPTIONS_INIT \
   { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0 }
 
-/* Opens the snapshot `path`, checks all of it but the content of pages, and prepares for attaching: one thread, one
- * userfaultfd. `options` may be NULL. On success `*load` is to be freed by ramjet_close(); otherwise it is NULL.
- * -ENOENT, -EACCES, ...: the file cannot be opened. -EBADMSG: it is not a mapped-ram snapshot. -EILSEQ: it is one, but
- * damaged or incomplete. -EPERM, -ENOSYS: this process may not, or this kernel cannot serve page faults; or the given uffd
- * lacks what is needed. */
+/* Opens the snapshot `path`, checks all of it but the content of pages, and prepares for attaching:
+ * one thread, one userfaultfd. `options` may be NULL. On success `*load` is to be freed by
+ * ramjet_close(); otherwise it is NULL.
+ * -ENOENT, -EACCES, ...: the file cannot be opened. -EBADMSG: it is not a mapped-ram snapshot.
+ * -EILSEQ: it is one, but damaged or incomplete. -EPERM, -ENOSYS: this process may not, or this
+ * kernel cannot serve page faults, or the given uffd lacks what is needed: RAMJET_NOT_LAZY still
+ * works. */
 RAMJET_API int ramjet_open(const char *path, const struct ramjet_options *options, ramjet **load);
+
+/* --- What is in it --- */
 
 /* A block of guest RAM as the snapshot has it. */
 struct ramjet_block_info {
   uint64_t size;          /* of this struct */
-  const char *idstr;      /* QEMU's name of it: "pc.ram". The handle's */
+  const char *idstr;      /* QEMU's name of it: "pc.ram" */
   uint64_t used_length;   /* of its memory, a multiple of page_size */
   uint64_t page_size;     /* of the guest's architecture, as stored */
   uint64_t nonzero_pages; /* pages of page_size that the file holds; the others are zero */
@@ -117,95 +152,172 @@ struct ramjet_block_info {
 #define RAMJET_BLOCK_INFO_INIT \
   { sizeof(struct ramjet_block_info), 0, 0, 0, 0 }
 
-/* How many blocks the snapshot has, and what block `index`, less than that, is. -ENOENT: there is no such block. */
+/* How many blocks the snapshot has, and what block `index`, less than that, is.
+ * -ENOENT: there is no such block. */
 RAMJET_API uint64_t ramjet_block_count(const ramjet *load);
 RAMJET_API int ramjet_get_block(const ramjet *load, uint64_t index, struct ramjet_block_info *info);
 
-/* Copies the first `length` bytes of the state of device `name`, instance `instance_id`, to `buffer`; returns the length
- * of the whole state, which may be more. -ENOENT: the snapshot has no such device. -EIO, -EILSEQ: it cannot be read. */
-RAMJET_API int64_t ramjet_read_device(const ramjet *load, const char *name, uint32_t instance_id, void *buffer,
-                                      uint64_t length);
+/* The state of a device as the snapshot has it. */
+struct ramjet_device_info {
+  uint64_t size; /* of this struct */
+  const char *name;
+  uint32_t instance_id;
+  uint32_t version_id;
+  uint64_t length; /* of the state */
+};
+#define RAMJET_DEVICE_INFO_INIT \
+  { sizeof(struct ramjet_device_info), 0, 0, 0, 0 }
+
+/* How many devices the snapshot has, and what device `index`, less than that, is.
+ * -ENOENT: there is no such device. */
+RAMJET_API uint64_t ramjet_device_count(const ramjet *load);
+RAMJET_API int ramjet_get_device(const ramjet *load, uint64_t index,
+                                 struct ramjet_device_info *info);
+
+/* Copies the first `length` bytes of the state of device `name`, instance `instance_id`, to
+ * `buffer`; returns the length of the whole state, which may be more.
+ * -ENOENT: the snapshot has no such device. -EIO, -EILSEQ: it cannot be read. */
+RAMJET_API int64_t ramjet_read_device(const ramjet *load, const char *name, uint32_t instance_id,
+                                      void *buffer, uint64_t length);
+
+/* --- Loading --- */
 
 /* How guest memory is mapped. */
 enum ramjet_memory {
-  RAMJET_PRIVATE = 0, /* MAP_PRIVATE | MAP_ANONYMOUS */
-  RAMJET_SHARED = 1   /* MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs. Before the load is complete, other
-                         mappings of it, in this process or another, see zeros where pages have not arrived, and touching
-                         them there brings the zeros into the guest: have none, or `alias` */
+  /* MAP_PRIVATE | MAP_ANONYMOUS, also of huge pages (MAP_HUGETLB). */
+  RAMJET_PRIVATE = 0,
+  /* MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs. Before the load is complete, other
+   * mappings of it, in this process or another, see zeros where pages have not arrived, and
+   * touching them there brings the zeros into the guest: have none but `alias`. */
+  RAMJET_SHARED = 1
 };
 
 struct ramjet_block {
-  uint64_t size;           /* of this struct */
-  const char *idstr;       /* which block of the snapshot */
-  void *host;              /* its memory: a multiple of host_page_size, mapped readable and writable */
-  uint64_t length;         /* at least the block's used_length, and a multiple of host_page_size */
-  uint64_t host_page_size; /* of the mapping: the system's, or that of hugetlb (2 MiB, 1 GiB); 0: find out */
-  uint32_t memory;         /* enum ramjet_memory */
-  uint32_t reserved;       /* 0 */
-  void *alias;             /* of shared memory: a second mapping of the same `length` bytes, through which the content is
-                              filled in before it becomes visible at `host` (UFFDIO_CONTINUE, Linux 5.14); NULL: none */
+  uint64_t size; /* of this struct */
+  /* Which block of the snapshot. */
+  const char *idstr;
+  /* Its memory: a multiple of host_page_size, mapped readable and writable. */
+  void *host;
+  /* At least the block's used_length, and a multiple of host_page_size. */
+  uint64_t length;
+  /* Of the mapping: the system's page size, or that of hugetlb (2 MiB, 1 GiB); 0: find out. A huge
+   * page arrives whole, at the first touch of any of its bytes, and takes a buffer of its size in
+   * each thread of the library. */
+  uint64_t host_page_size;
+  /* enum ramjet_memory */
+  uint32_t memory;
+  uint32_t reserved; /* 0 */
+  /* Of shared memory: a second mapping of the same `length` bytes, through which the content is
+   * filled in before it becomes visible at `host` (UFFDIO_CONTINUE, Linux 5.14); NULL: none. */
+  void *alias;
 };
 #define RAMJET_BLOCK_INIT \
   { sizeof(struct ramjet_block), 0, 0, 0, 0, 0, 0, 0 }
 
-/* Makes `block->host` the memory of that block of the snapshot. What was there is dropped; when the call returns, every
- * access sees the snapshot's content, at once or as soon as it is read. A block can be attached once. On failure the
- * memory's content is unspecified, and nobody waits for faults there: load it in another way.
- * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -ENOTSUP: this memory cannot be loaded lazily (of a
- * file on disk, locked, registered with another userfaultfd, ...). */
+/* Makes `block->host` the memory of that block of the snapshot. What was there is dropped; when the
+ * call returns, every access sees the snapshot's content, at once or as soon as it is read. A block
+ * can be attached once, also after a failure. After a failure nobody waits for faults there, and
+ * the memory's content is unspecified: load it by ramjet_read_block().
+ * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -ENOTSUP: this memory cannot
+ * be loaded lazily (of a file on disk, locked, registered with another userfaultfd, ...). */
 RAMJET_API int ramjet_attach(ramjet *load, const struct ramjet_block *block);
 
-/* Starts loading what nobody has touched yet, of blocks attached by now or later. Without it pages come only when they are
- * touched. Calling it again is harmless. */
+/* The other way: reads all of a block that is not attached to `to`, which is `length` bytes long,
+ * at least its used_length. Bytes that are zero already are not written, so that memory which
+ * nobody has used stays so.
+ * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -EIO, -EILSEQ: it cannot be
+ * read. */
+RAMJET_API int ramjet_read_block(const ramjet *load, const char *idstr, void *to, uint64_t length);
+
+/* Starts loading what nobody has touched yet, of blocks attached by now or later. Without it pages
+ * come only when they are touched. Calling it again is harmless. */
 RAMJET_API int ramjet_start_eager(ramjet *load);
 
-/* The caller is about to discard [start, start + length) in a way that the kernel does not report: fallocate() with
- * FALLOC_FL_PUNCH_HOLE on shared memory. On return nothing of it can arrive any more: pages that have not are zero for
- * ever. Waits for installs under way, never for I/O. */
+/* The caller is about to discard [start, start + length) in a way that the kernel does not report:
+ * fallocate() with FALLOC_FL_PUNCH_HOLE on shared memory. On return nothing of it can arrive any
+ * more: pages that have not are zero for ever. Waits for installs under way, never for I/O. */
 RAMJET_API int ramjet_discard(ramjet *load, void *start, uint64_t length);
 
-/* Waits until all attached blocks are complete, for at most `timeout_ms` milliseconds (negative: no limit; 0: only asks).
- * Without ramjet_start_eager() that is when everything has been touched.
- * -ETIMEDOUT: not yet. -ENOTRECOVERABLE: a page cannot be had, and the VM has to be stopped (see ramjet_options).
- * -ECANCELED: the load was abandoned. */
+/* Waits until all attached blocks are complete, for at most `timeout_ms` milliseconds (negative: no
+ * limit; 0: only asks). Without ramjet_start_eager() that is when everything has been touched.
+ * Pages that were poisoned count as arrived: ramjet_get_stats() tells.
+ * -ETIMEDOUT: not yet. -ENOTRECOVERABLE: a page cannot be had, and the VM has to be stopped (see
+ * ramjet_options). -ECANCELED: the load was abandoned. */
 RAMJET_API int ramjet_wait(ramjet *load, int64_t timeout_ms);
 
-/* Statistics so far as one JSON object (schema ramjet.stats/1: docs/stats.md), into `buffer` of `size` bytes, cut off if
- * need be and ended by a zero if size > 0; returns its length without the zero, as snprintf() does. */
+/* Numbers so far. Pages are of the memory they lie in. */
+struct ramjet_stats {
+  uint64_t size;           /* of this struct */
+  uint64_t complete;       /* 1: everything attached has arrived */
+  uint64_t pages;          /* of all attached blocks */
+  uint64_t nonzero_pages;  /* of those, with content in the file: the sum of the next four, then */
+  uint64_t eager_pages;    /* loaded ahead */
+  uint64_t faulted_pages;  /* loaded because somebody touched them */
+  uint64_t removed_pages;  /* discarded by the guest before they came */
+  uint64_t poisoned_pages; /* unreadable */
+  uint64_t faults;         /* read from the kernel */
+  uint64_t fault_p50_ns;   /* from reading a fault to its page being there; good to 6 % */
+  uint64_t fault_p99_ns;
+  uint64_t fault_max_ns;
+  uint64_t read_retries; /* reads of the file that were repeated */
+  uint64_t
+      rescued_faults; /* lost, and woken by a watchdog: if not 0, you have found a bug of ours */
+};
+#define RAMJET_STATS_INIT \
+  { sizeof(struct ramjet_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+RAMJET_API int ramjet_get_stats(const ramjet *load, struct ramjet_stats *stats);
+
+/* The same and more as one JSON object (schema ramjet.stats/1: docs/stats.md), into `buffer` of
+ * `size` bytes, cut off if need be and ended by a zero if size > 0; returns its length without the
+ * zero, as snprintf() does. */
 RAMJET_API int64_t ramjet_stats_json(const ramjet *load, char *buffer, uint64_t size);
 
-/* Ends a load that is complete: the memory is unregistered, and no thread and no descriptor is left. Statistics stay, and
- * nothing can be attached any more. -EBUSY: pages are still owed to the guest. */
+/* --- Ending --- */
+
+/* Ends a load that is complete: the memory is unregistered, and no thread and no descriptor is
+ * left. Statistics stay, and nothing can be attached any more. Calling it again, or ramjet_wait(),
+ * is harmless. -EBUSY: pages are still owed to the guest. */
 RAMJET_API int ramjet_detach(ramjet *load);
 
-/* Ends the load of a guest that will never run again, without loading the rest. Memory of blocks that are not complete
- * becomes inaccessible (PROT_NONE), for it would read as zeros; whoever sleeps on a page of it wakes up to a SIGSEGV (in
- * KVM_RUN: EFAULT), and ramjet_wait() returns. Takes no longer than one read of the file. munmap() the memory then, and
- * ramjet_close() the handle. */
+/* Ends the load of a guest that will never run again, without loading the rest. Memory of blocks
+ * that are not complete becomes inaccessible (PROT_NONE), for it would read as zeros; whoever
+ * sleeps on a page of it wakes up to a SIGSEGV (convention 8: in KVM_RUN), and ramjet_wait()
+ * returns. Takes no longer than one read of the file; meanwhile nothing of the memory may be
+ * unmapped. Harmless when the load is complete or was never begun, so that every VM may end by
+ *
+ *     ramjet_abandon(load);
+ *     ... join the vCPU threads and whoever waits ...
+ *     munmap(ram.host, ram.length);
+ *     ramjet_close(load);
+ */
 RAMJET_API int ramjet_abandon(ramjet *load);
 
-/* Frees the handle; NULL is allowed. What is attached, unless it was abandoned, is loaded to the end first, however long
- * that takes, and detached: the guest is never left with pages owed. */
+/* Frees the handle; NULL is allowed. What is attached, unless it was abandoned, is loaded to the
+ * end first, however long that takes, and detached: the guest is never left with pages owed. */
 RAMJET_API void ramjet_close(ramjet *load);
+
+/* --- Saving --- */
 
 /* One block of RAM, and one device, to save. */
 struct ramjet_save_block {
-  const char *idstr;   /* unique, at most 255 bytes */
-  const void *host;    /* does not change during the call */
-  uint64_t length;     /* a multiple of 4 KiB */
+  const char *idstr; /* unique, 1 to 255 bytes */
+  const void *host;  /* does not change during the call */
+  uint64_t length;   /* a multiple of 4 KiB */
 };
 struct ramjet_save_device {
-  const char *name;    /* at most 255 bytes */
+  const char *name; /* 1 to 255 bytes */
   uint32_t instance_id;
   uint32_t version_id;
   const void *state;
-  uint64_t length;
+  uint64_t length; /* of the state */
 };
 
-/* Writes a snapshot: `block_count` blocks, pages of zeros as holes, and `device_count` devices. It appears under `path`
- * when it is complete and on disk, never before. The guest must be stopped. */
-RAMJET_API int ramjet_save(const char *path, const struct ramjet_save_block *blocks, uint64_t block_count,
-                           const struct ramjet_save_device *devices, uint64_t device_count);
+/* Writes a snapshot: `block_count` blocks, pages of zeros as holes, and `device_count` devices. It
+ * appears under `path` when it is complete and on disk, never before. The guest must be stopped.
+ * -EIO: a page of a block cannot be read, as it is poisoned; or the file cannot be written. */
+RAMJET_API int ramjet_save(const char *path, const struct ramjet_save_block *blocks,
+                           uint64_t block_count, const struct ramjet_save_device *devices,
+                           uint64_t device_count);
 
 #ifdef __cplusplus
 }

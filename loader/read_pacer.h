@@ -30,8 +30,7 @@ class ReadPacer {
   static constexpr uint64_t kMaxPieceBytes = 2 << 20;
 
   // `source` outlives the pacer.
-  explicit ReadPacer(const PageSource& source)
-      : source_(source), demand_(*this), bulk_(*this) {}
+  explicit ReadPacer(const PageSource& source) : source_(source), demand_(*this), bulk_(*this) {}
   ReadPacer(const ReadPacer&) = delete;
   ReadPacer& operator=(const ReadPacer&) = delete;
 

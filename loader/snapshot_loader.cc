@@ -41,11 +41,11 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   absl::StatusOr<std::unique_ptr<VmStop>> vm_stop =
       VmStop::Create(options.stop_vm, options.kill_pid);
   if (!vm_stop.ok()) return vm_stop.status();
-  absl::StatusOr<Userfaultfd> uffd = options.uffd >= 0 ? Userfaultfd::Adopt(options.uffd)
-                                                       : Userfaultfd::Open(options.device_fd);
+  absl::StatusOr<Userfaultfd> uffd =
+      options.uffd >= 0 ? Userfaultfd::Adopt(options.uffd) : Userfaultfd::Open(options.device_fd);
   if (!uffd.ok()) return uffd.status();
-  std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(
-      std::move(snapshot), options, source, *std::move(vm_stop), *std::move(uffd)));
+  std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
+                                                          *std::move(vm_stop), *std::move(uffd)));
   absl::StatusOr<std::unique_ptr<FaultThread>> fault_thread =
       FaultThread::Start({.uffd = *self->uffd_,
                           .map = self->map_,
@@ -76,8 +76,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options optio
                                 .stats = stats_,
                                 .progress = progress_,
                                 .vm_stop = *vm_stop_,
-                                .may_poison =
-                                    options_.on_unreadable == OnUnreadable::kPoison}) {}
+                                .may_poison = options_.on_unreadable == OnUnreadable::kPoison}) {}
 
 SnapshotLoader::~SnapshotLoader() {
   if (!abandoned_.load() && !complete()) {
@@ -147,9 +146,8 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
   if (!actual.ok()) return actual.status();
   const uint64_t page_size = *actual;
   if (mapping.host_page_size != 0 && mapping.host_page_size != page_size) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("its host page size is said to be %d, and is %d", mapping.host_page_size,
-                        page_size));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "its host page size is said to be %d, and is %d", mapping.host_page_size, page_size));
   }
   const uint64_t needed = RoundUp(stored.used_length, page_size);
   const uint64_t length = mapping.length == 0 ? needed : mapping.length;

@@ -35,15 +35,17 @@ namespace ramjet {
 
 // How the VMM mapped a block's memory.
 enum class BlockMemory {
-  kPrivate,  // MAP_PRIVATE | MAP_ANONYMOUS
-  kShared,   // MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs, which nobody uses by another
-             // mapping before the load is complete
+  // MAP_PRIVATE | MAP_ANONYMOUS
+  kPrivate,
+  // MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs, which nobody uses by another mapping
+  // before the load is complete
+  kShared,
 };
 
 // Where a block of guest RAM lies in this process.
 struct BlockMapping {
-  void* host = nullptr;         // a multiple of host_page_size
-  uint64_t length = 0;          // at least used_length; 0: that, rounded up to whole host pages
+  void* host = nullptr;  // a multiple of host_page_size
+  uint64_t length = 0;   // at least used_length; 0: that, rounded up to whole host pages
   BlockMemory memory = BlockMemory::kPrivate;
   uint64_t host_page_size = 0;  // the system's, or that of hugetlb; 0: find out
   // Of shared memory: a second mapping of the same bytes, through which content is filled in before
@@ -53,9 +55,11 @@ struct BlockMapping {
 
 // What becomes of a page that the file cannot give. Never zeros, never silence.
 enum class OnUnreadable {
-  kPoison,  // its use is a SIGBUS (in a guest a machine check), and the others keep coming; where the
-            // kernel cannot do that, as kStopVm
-  kStopVm,  // whoever touches it sleeps until the VM is ended: see Options::stop_vm
+  // Its use is a SIGBUS (in a guest a machine check), and the others keep coming; where the kernel
+  // cannot do that, as kStopVm.
+  kPoison,
+  // Whoever touches it sleeps until the VM is ended: see Options::stop_vm.
+  kStopVm,
 };
 
 // Example:

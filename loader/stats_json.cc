@@ -15,12 +15,10 @@ Json OrNull(absl::Duration duration) {
 }
 
 Json PageCountsJson(const StatsContent& content, const LoadStats& stats) {
-  return {{"total", content.lazy_pages},
-          {"eager", stats.eager.load()},
-          {"faulted", stats.faulted.load()},
-          {"zero", content.lazy_pages - content.lazy_nonzero_pages},
-          {"removed", stats.removed.load()},
-          {"poisoned", stats.poisoned.load()}};
+  return {
+      {"total", content.lazy_pages},     {"eager", stats.eager.load()},
+      {"faulted", stats.faulted.load()}, {"zero", content.lazy_pages - content.lazy_nonzero_pages},
+      {"removed", stats.removed.load()}, {"poisoned", stats.poisoned.load()}};
 }
 
 Json FaultsJson(const LatencyHistogram& faults) {
@@ -56,6 +54,8 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
         {"to_complete", OrNull(content.to_complete)},
         {"cpu", absl::ToDoubleSeconds(content.cpu)}}},
       {"fault_us", FaultsJson(counted.fault_ns)},
+      {"read_retries", counted.read_retries.load()},
+      {"rescued", counted.rescued.load()},
       {"errors", counted.errors()},
   };
   // File names and idstrs are whatever bytes somebody chose.

@@ -21,9 +21,9 @@ struct PageRun {
 // A fixed number of bits, one per page of a RAM block.
 //
 // Bits past size() in the last word are always clear. Memory of a large one is mapped, not written:
-// a bitmap of clear bits costs nothing until a bit is set, however large the block is (a 1 TiB guest
-// has 2^28 pages). A small one comes from the heap, so that thousands of small blocks do not cost
-// a page each.
+// a bitmap of clear bits costs nothing until a bit is set, however large the block is (a 1 TiB
+// guest has 2^28 pages). A small one comes from the heap, so that thousands of small blocks do not
+// cost a page each.
 //
 // Threads: every method but the moves may be called concurrently. A bit changes atomically, as does
 // a whole word; a longer range does not: readers may see part of it.

@@ -84,10 +84,9 @@ absl::Status Snapshot::ReadPages(size_t block, uint64_t offset, absl::Span<uint8
     read = DataLossError(file_, "changed while it was being loaded");
   }
   if (read.ok()) return read;
-  return absl::Status(read.code(),
-                      absl::StrCat(read.message(), " (block \"", from.idstr, "\", page ",
-                                   offset / from.page_size, " at offset ",
-                                   from.pages_offset + offset, ")"));
+  return absl::Status(read.code(), absl::StrCat(read.message(), " (block \"", from.idstr,
+                                                "\", page ", offset / from.page_size, " at offset ",
+                                                from.pages_offset + offset, ")"));
 }
 
 }  // namespace ramjet

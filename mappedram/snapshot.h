@@ -46,14 +46,16 @@ class Snapshot : public PageSource {
   const SnapshotDescription& description() const { return description_; }
   const std::vector<SnapshotBlock>& blocks() const { return description_.blocks; }
 
+  // Which pages of block number `block` are in the file. REQUIRES: not taken yet.
+  const PageBitmap& nonzero(size_t block) const { return nonzero_[block]; }
+
   // Hands over the bitmap of nonzero pages of block number `block` to the one who loads it; once
   // for each block.
   PageBitmap TakeNonzero(size_t block);
 
   // PageSource. Also notices that the file was truncated or overwritten since Open() (size and
   // mtime; being unlinked or renamed is fine) and then fails with DataLoss for ever after.
-  absl::Status ReadPages(size_t block, uint64_t offset,
-                         absl::Span<uint8_t> buffer) const override;
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
 
  private:
   Snapshot(File file, SnapshotDescription description, std::vector<PageBitmap> nonzero);

@@ -145,11 +145,11 @@ int Main(const Settings& settings) {
   }
   utsname machine;
   uname(&machine);
-  std::printf("Linux %s, %u processors, %lu MiB, %u guest(s), %u eager threads, %s cache, medians "
-              "of %d rounds in turn; microseconds\n",
-              machine.release, std::thread::hardware_concurrency(), settings.memory_mib,
-              settings.guests, settings.eager_threads, settings.cold ? "cold" : "warm",
-              settings.rounds);
+  std::printf(
+      "Linux %s, %u processors, %lu MiB, %u guest(s), %u eager threads, %s cache, medians "
+      "of %d rounds in turn; microseconds\n",
+      machine.release, std::thread::hardware_concurrency(), settings.memory_mib, settings.guests,
+      settings.eager_threads, settings.cold ? "cold" : "warm", settings.rounds);
   std::vector<Sample> with;
   std::vector<Sample> without;
   for (int round = 0; round < settings.rounds; ++round) {

@@ -41,7 +41,9 @@ void DescribeAndOpen(const uint8_t* bytes, size_t size) {
     Check(nonzero.Count() == block.nonzero_pages);
     if (!block.in_file()) continue;
     std::vector<uint8_t> page(block.page_size);
-    Check((*snapshot)->ReadPages(i, (block.pages() - 1) * block.page_size, absl::MakeSpan(page)).ok());
+    Check((*snapshot)
+              ->ReadPages(i, (block.pages() - 1) * block.page_size, absl::MakeSpan(page))
+              .ok());
   }
 }
 

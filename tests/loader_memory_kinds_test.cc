@@ -37,9 +37,8 @@ std::unique_ptr<Snapshot> Written(const SnapshotContent& content, const char* na
 }
 
 bool In(const std::vector<PageRun>& runs, uint64_t page) {
-  return std::any_of(runs.begin(), runs.end(), [&](const PageRun& run) {
-    return page >= run.first && page < run.end();
-  });
+  return std::any_of(runs.begin(), runs.end(),
+                     [&](const PageRun& run) { return page >= run.first && page < run.end(); });
 }
 
 // Compares `pages` of `page_bytes`, of which those in `nonzero` hold their pattern.
@@ -86,7 +85,8 @@ class HugePages : public ::testing::TestWithParam<HugeKind> {
     }
     const unsigned log2 = huge_bytes() > kHugeBytes ? 30 : 21;
     const uint64_t length = huge_pages() * huge_bytes();
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | static_cast<int>(log2 << MAP_HUGE_SHIFT);
+    int flags =
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | static_cast<int>(log2 << MAP_HUGE_SHIFT);
     if (IsShared(GetParam().kind)) {
       memfd_ = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB | (log2 << MAP_HUGE_SHIFT));
       ASSERT_EQ(ftruncate(memfd_, static_cast<off_t>(length)), 0);
@@ -107,10 +107,8 @@ class HugePages : public ::testing::TestWithParam<HugeKind> {
       nonzero_ = {{3, 1}, {100'000, 700}, {262'143, 1}};
     }
     SnapshotContent content;
-    content.blocks.push_back({.idstr = "ram",
-                              .used_length = length,
-                              .page_size = HostPageBytes(),
-                              .nonzero = nonzero_});
+    content.blocks.push_back(
+        {.idstr = "ram", .used_length = length, .page_size = HostPageBytes(), .nonzero = nonzero_});
     auto loader = SnapshotLoader::Create(Written(content, GetParam().name), {});
     ASSERT_TRUE(loader.ok()) << loader.status();
     loader_ = *std::move(loader);
@@ -129,13 +127,12 @@ class HugePages : public ::testing::TestWithParam<HugeKind> {
   std::unique_ptr<SnapshotLoader> loader_;
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    Kinds, HugePages,
-    ::testing::Values(HugeKind{"Private2M", kHugeBytes, MemoryKind::kPrivate},
-                      HugeKind{"Shared2M", kHugeBytes, MemoryKind::kShared},
-                      HugeKind{"Aliased2M", kHugeBytes, MemoryKind::kAliased},
-                      HugeKind{"Private1G", 1 << 30, MemoryKind::kPrivate}),
-    [](const auto& param) { return std::string(param.param.name); });
+INSTANTIATE_TEST_SUITE_P(Kinds, HugePages,
+                         ::testing::Values(HugeKind{"Private2M", kHugeBytes, MemoryKind::kPrivate},
+                                           HugeKind{"Shared2M", kHugeBytes, MemoryKind::kShared},
+                                           HugeKind{"Aliased2M", kHugeBytes, MemoryKind::kAliased},
+                                           HugeKind{"Private1G", 1 << 30, MemoryKind::kPrivate}),
+                         [](const auto& param) { return std::string(param.param.name); });
 
 TEST_P(HugePages, Invariant1OnDemandEveryByteIsTheSnapshots) {
   const absl::Status attached = loader_->Attach(0, mapping_);
@@ -260,7 +257,8 @@ TEST(MemoryKinds, FourThousandBlocksAreLoadedAndEachHasItsOwnContent) {
                               .page_size = HostPageBytes(),
                               .nonzero = {{i % kPages, 1}},
                               .fill = [i](uint64_t, absl::Span<uint8_t> page) {
-                                std::fill(page.begin(), page.end(), static_cast<uint8_t>(i % 251 + 1));
+                                std::fill(page.begin(), page.end(),
+                                          static_cast<uint8_t>(i % 251 + 1));
                               }});
   }
   GuestMemory memory(kBlocks * kPages * HostPageBytes(), MemoryKind::kPrivate);
@@ -269,8 +267,10 @@ TEST(MemoryKinds, FourThousandBlocksAreLoadedAndEachHasItsOwnContent) {
   // Neither in the order of addresses nor in that of the file.
   for (size_t i = 0; i < kBlocks; ++i) {
     const size_t block = i * 2731 % kBlocks;
-    ASSERT_TRUE((*loader)->Attach(block, {.host = memory.data() + block * kPages * HostPageBytes(),
-                                          .host_page_size = HostPageBytes()}).ok());
+    ASSERT_TRUE((*loader)
+                    ->Attach(block, {.host = memory.data() + block * kPages * HostPageBytes(),
+                                     .host_page_size = HostPageBytes()})
+                    .ok());
   }
   const auto byte_of = [&](size_t block) {
     return memory.data()[(block * kPages + block % kPages) * HostPageBytes()];
@@ -297,10 +297,8 @@ TEST(MemoryKinds, ATebibyteCostsFourBitsAPageAtMost) {
   if (memory == MAP_FAILED) GTEST_SKIP() << "this machine does not map a tebibyte";
   const std::vector<PageRun> nonzero = {{5, 2}, {kPages / 2, 1000}, {kPages - 1, 1}};
   SnapshotContent content;
-  content.blocks.push_back({.idstr = "ram",
-                            .used_length = length,
-                            .page_size = HostPageBytes(),
-                            .nonzero = nonzero});
+  content.blocks.push_back(
+      {.idstr = "ram", .used_length = length, .page_size = HostPageBytes(), .nonzero = nonzero});
   const uint64_t before = ResidentBytes();
   auto loader = SnapshotLoader::Create(Written(content, "tebibyte"), {});
   ASSERT_TRUE(loader.ok()) << loader.status();
@@ -314,8 +312,8 @@ TEST(MemoryKinds, ATebibyteCostsFourBitsAPageAtMost) {
   std::vector<uint8_t> expected(HostPageBytes());
   for (const PageRun& run : nonzero) {
     FillPagePattern(run.end() - 1, absl::MakeSpan(expected));
-    EXPECT_TRUE(std::equal(expected.begin(), expected.end(),
-                           bytes + (run.end() - 1) * HostPageBytes()));
+    EXPECT_TRUE(
+        std::equal(expected.begin(), expected.end(), bytes + (run.end() - 1) * HostPageBytes()));
   }
   ASSERT_TRUE((*loader)->Detach().ok());
   munmap(memory, length);

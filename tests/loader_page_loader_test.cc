@@ -149,8 +149,8 @@ TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
   source.Fail(7, absl::DataLossError("gone"), 1);
   PageBitmap nonzero(kPages);
   nonzero.SetRun({0, kPages});
-  RamBlock block(0, snapshot_->blocks()[0],
-                 {.host = shared.addr(), .page_size = HostPageBytes()}, std::move(nonzero));
+  RamBlock block(0, snapshot_->blocks()[0], {.host = shared.addr(), .page_size = HostPageBytes()},
+                 std::move(nonzero));
   PageLoader loader(PageLoader::Parts{.demand = source,
                                       .bulk = source,
                                       .uffd = *uffd_,
@@ -174,9 +174,8 @@ TEST_F(PageLoaderTest, ARunAcrossTwoMappingsArrives) {
 
 TEST_F(PageLoaderTest, PagesThatAreUnmappedAreOwedToNobody) {
   GuestMemory* const memory = &memory_;
-  std::thread unmapper([&] {
-    ASSERT_EQ(munmap(memory->data() + 16 * HostPageBytes(), 4 * HostPageBytes()), 0);
-  });
+  std::thread unmapper(
+      [&] { ASSERT_EQ(munmap(memory->data() + 16 * HostPageBytes(), 4 * HostPageBytes()), 0); });
   reader_->Wait(-1);
   ReadEvents();
   unmapper.join();

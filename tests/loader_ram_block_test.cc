@@ -17,9 +17,9 @@ RamBlock Block(uint64_t pages, const std::vector<PageRun>& nonzero,
                uint64_t stored_bytes = kPageBytes, uint64_t host_bytes = kPageBytes) {
   PageBitmap bitmap(pages);
   for (const PageRun& run : nonzero) bitmap.SetRun(run);
-  return RamBlock(
-      0, {.idstr = "ram", .used_length = pages * stored_bytes, .page_size = stored_bytes},
-      {.host = kHost, .page_size = host_bytes}, std::move(bitmap));
+  return RamBlock(0,
+                  {.idstr = "ram", .used_length = pages * stored_bytes, .page_size = stored_bytes},
+                  {.host = kHost, .page_size = host_bytes}, std::move(bitmap));
 }
 
 TEST(RamBlock, AddressesAndPagesConvert) {

@@ -16,8 +16,7 @@ constexpr uint64_t kPageBytes = 4096;
 std::unique_ptr<RamBlock> Block(uintptr_t host, uint64_t pages) {
   return std::make_unique<RamBlock>(
       0, SnapshotBlock{.idstr = "ram", .used_length = pages * kPageBytes, .page_size = kPageBytes},
-      RamBlock::Memory{.host = host, .page_size = kPageBytes},
-                                    PageBitmap(pages));
+      RamBlock::Memory{.host = host, .page_size = kPageBytes}, PageBitmap(pages));
 }
 
 TEST(RamMap, FindsTheBlockThatContainsAnAddress) {

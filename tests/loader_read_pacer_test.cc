@@ -1,11 +1,10 @@
-#include "loader/read_pacer.h"
-
 #include <thread>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "loader/read_pacer.h"
 
 namespace ramjet {
 namespace {
@@ -15,8 +14,7 @@ using ::testing::ElementsAre;
 // Gives nothing, notes the sizes it was asked for, and may hold a read of block 1 up.
 class NotingSource : public PageSource {
  public:
-  absl::Status ReadPages(size_t block, uint64_t offset,
-                         absl::Span<uint8_t> buffer) const override {
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
     if (block == 1) {
       held_.Notify();
       release_.WaitForNotification();

@@ -316,7 +316,8 @@ TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
   void* const memory =
       mmap(nullptr, 64 * HostPageBytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
   auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
-  const absl::Status attached = (*loader)->Attach(0, {.host = memory, .memory = BlockMemory::kShared});
+  const absl::Status attached =
+      (*loader)->Attach(0, {.host = memory, .memory = BlockMemory::kShared});
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition) << attached;
   munmap(memory, 64 * HostPageBytes());
   fclose(file);

@@ -37,8 +37,8 @@ GuestMemory::GuestMemory(uint64_t length, MemoryKind kind) : length_(length) {
   EXPECT_EQ(mmap(memory_, length, PROT_READ | PROT_WRITE, flags, memfd_, 0), memory_);
   madvise(memory_, length, MADV_HUGEPAGE);  // as QEMU does; no harm where there are none
   if (kind == MemoryKind::kAliased) {
-    alias_ = static_cast<uint8_t*>(
-        mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd_, 0));
+    alias_ =
+        static_cast<uint8_t*>(mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd_, 0));
     EXPECT_NE(alias_, MAP_FAILED);
   }
 }

@@ -45,8 +45,8 @@ class GuestMemory {
  public:
   GuestMemory(uint64_t length, MemoryKind kind);
   GuestMemory(uint64_t length, BlockMemory kind)
-      : GuestMemory(length, kind == BlockMemory::kShared ? MemoryKind::kShared
-                                                         : MemoryKind::kPrivate) {}
+      : GuestMemory(length,
+                    kind == BlockMemory::kShared ? MemoryKind::kShared : MemoryKind::kPrivate) {}
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
   ~GuestMemory();
@@ -80,8 +80,7 @@ class FaultySource : public PageSource {
  public:
   explicit FaultySource(const Snapshot& snapshot) : snapshot_(snapshot) {}
 
-  absl::Status ReadPages(size_t block, uint64_t offset,
-                         absl::Span<uint8_t> buffer) const override;
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
 
   // Reads of runs with `page` in them wait, after the content is in the buffer, until
   // Release(page).

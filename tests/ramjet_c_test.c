@@ -658,6 +658,88 @@ static void test_errors_are_of_their_thread(void) {
   CHECK(strcmp(ramjet_error(), mine) == 0);
 }
 
+/* Who may serve no page faults, or has memory that cannot be lazy, loads in the plain way. */
+static void test_plain_load(void) {
+  struct ramjet_options options = RAMJET_OPTIONS_INIT;
+  struct ramjet_device_info device = RAMJET_DEVICE_INFO_INIT;
+  struct ramjet_stats stats = RAMJET_STATS_INIT;
+  ramjet *load = NULL;
+  unsigned char *memory = map_private();
+  const struct ramjet_block block = block_at(memory);
+  unsigned page;
+  int result;
+  options.flags = 2;
+  CHECK_ERROR(EINVAL, ramjet_open(save_as("guest.mr"), &options, &load));
+  options.flags = RAMJET_NOT_LAZY;
+  CHECK(ramjet_open(path_of("guest.mr"), &options, &load) == 0);
+  CHECK(ramjet_device_count(load) == 1);
+  CHECK(ramjet_get_device(load, 0, &device) == 0);
+  CHECK(strcmp(device.name, "timer") == 0 && device.instance_id == 3 && device.version_id == 2);
+  CHECK(device.length == sizeof(kTimerState));
+  CHECK_ERROR(ENOENT, ramjet_get_device(load, 1, &device));
+  CHECK_ERROR(EINVAL, ramjet_get_device(load, 0, NULL));
+  CHECK_ERROR(ENOTSUP, ramjet_attach(load, &block));
+  CHECK_ERROR(ENOENT, ramjet_read_block(load, "rom", memory, kLength));
+  CHECK_ERROR(EINVAL, ramjet_read_block(load, "ram", memory, kLength - 1));
+  CHECK_ERROR(EINVAL, ramjet_read_block(load, "ram", NULL, kLength));
+  memset(memory, '#', kLength); /* what was there goes, where the file has zeros, too */
+  CHECK(ramjet_read_block(load, "ram", memory, kLength) == 0);
+  for (page = 0; page < kPages; ++page) CHECK(holds(memory, page, content_of(page)));
+  CHECK(ramjet_start_eager(load) == 0 && ramjet_discard(load, memory, 1) == 0);
+  CHECK(ramjet_wait(load, -1) == 0 && ramjet_detach(load) == 0 && ramjet_abandon(load) == 0);
+  CHECK(ramjet_get_stats(load, &stats) == 0 && stats.complete == 1 && stats.pages == 0);
+  CHECK(truncate(path_of("guest.mr"), 4096) == 0);
+  result = ramjet_read_block(load, "ram", memory, kLength);
+  CHECK(result == -EIO || result == -EILSEQ);
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+static void test_numbers(void) {
+  struct ramjet_stats stats = RAMJET_STATS_INIT;
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  attach(load, memory);
+  CHECK_ERROR(EALREADY, ramjet_read_block(load, "ram", memory, kLength));
+  CHECK(ramjet_get_stats(load, &stats) == 0);
+  CHECK(stats.complete == 0 && stats.pages == kPages && stats.nonzero_pages == kContentPages);
+  CHECK(holds(memory, 3, content_of(3)));
+  CHECK(ramjet_start_eager(load) == 0 && ramjet_wait(load, -1) == 0);
+  CHECK(ramjet_get_stats(load, &stats) == 0);
+  CHECK(stats.complete == 1 && stats.faulted_pages == 1 && stats.faults >= 1);
+  CHECK(stats.eager_pages == kContentPages - 1 && stats.fault_max_ns > 0);
+  CHECK(stats.rescued_faults == 0 && stats.poisoned_pages == 0);
+  stats.size = 0;
+  CHECK_ERROR(EINVAL, ramjet_get_stats(load, &stats));
+  CHECK(ramjet_detach(load) == 0 && ramjet_detach(load) == 0 && ramjet_wait(load, 0) == 0);
+  CHECK(ramjet_abandon(load) == 0);
+  CHECK(holds(memory, 3, content_of(3))); /* abandoned when complete, it is as it was */
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+/* A guest with a poisoned page cannot be saved without lying. */
+static void test_poisoned_memory_is_not_saved(void) {
+  struct ramjet_save_block block;
+  ramjet *load = open_load(save_as("guest.mr"));
+  unsigned char *memory = map_private();
+  attach(load, memory);
+  CHECK(truncate(path_of("guest.mr"), 0) == 0);
+  CHECK(ramjet_start_eager(load) == 0);
+  if (ramjet_wait(load, -1) == -ENOTRECOVERABLE) {
+    printf("SKIPPED: poison: this kernel has none\n");
+    CHECK(ramjet_abandon(load) == 0);
+  }
+  memset(&block, 0, sizeof(block));
+  block.idstr = "ram";
+  block.host = memory;
+  block.length = kLength;
+  CHECK_ERROR(EIO, ramjet_save(path_of("again.mr"), &block, 1, NULL, 0));
+  CHECK(count_files_with("again.mr") == 0);
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
 int main(void) {
   ramjet *load = NULL;
   /* Not the test's own temporary directory, which `nobody` may be kept out of. */
@@ -672,6 +754,7 @@ int main(void) {
   test_open_refuses();
   test_errors_are_of_their_thread();
   test_open_without_permission();
+  test_plain_load();
 
   if (ramjet_open(save_as("guest.mr"), NULL, &load) < 0) {
     printf("SKIPPED: all loads: %s\n", ramjet_error());
@@ -685,7 +768,9 @@ int main(void) {
   test_close_loads_the_rest();
   test_discard();
   test_abandon();
+  test_numbers();
   test_unreadable_page_is_poisoned();
+  test_poisoned_memory_is_not_saved();
   test_attach_after_refusal();
   test_given_uffd();
   test_vm_is_stopped_for_unreadable_page();

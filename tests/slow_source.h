@@ -14,8 +14,7 @@ class SlowSource : public PageSource {
   // Each read takes `delay` more than it needs.
   SlowSource(const Snapshot& snapshot, absl::Duration delay) : snapshot_(snapshot), delay_(delay) {}
 
-  absl::Status ReadPages(size_t block, uint64_t offset,
-                         absl::Span<uint8_t> buffer) const override {
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
     if (delay_ > absl::ZeroDuration()) absl::SleepFor(delay_);
     return snapshot_.ReadPages(block, offset, buffer);
   }

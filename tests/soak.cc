@@ -229,8 +229,7 @@ class Storage : public PageSource {
  public:
   Storage(const Layout& layout, const Snapshot& snapshot, uint64_t seed, bool may_poison);
 
-  absl::Status ReadPages(size_t block, uint64_t offset,
-                         absl::Span<uint8_t> buffer) const override {
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
     const absl::Status status = snapshot_.ReadPages(block, offset, buffer);
     const PageRun run{offset / HostPageBytes(), buffer.size() / HostPageBytes()};
     const absl::Status injected = Inject(block, run);

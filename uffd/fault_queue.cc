@@ -13,8 +13,7 @@
 namespace ramjet {
 
 FaultQueue::FaultQueue(const Userfaultfd& uffd)
-    : fdinfo_(
-          open(absl::StrCat("/proc/self/fdinfo/", uffd.fd()).c_str(), O_RDONLY | O_CLOEXEC)) {}
+    : fdinfo_(open(absl::StrCat("/proc/self/fdinfo/", uffd.fd()).c_str(), O_RDONLY | O_CLOEXEC)) {}
 
 FaultQueue::~FaultQueue() {
   if (fdinfo_ >= 0) close(fdinfo_);

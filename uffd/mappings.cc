@@ -82,8 +82,8 @@ absl::Status VisitMappings(Visit visit) {
     } else if (std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &kib) == 1) {
       mapping.page_bytes = kib << 10;
     } else if (line.rfind("VmFlags:", 0) == 0) {  // the last of a mapping's lines
-      mapping.registered = line.find(" um") != std::string::npos ||
-                           line.find(" ui") != std::string::npos;
+      mapping.registered =
+          line.find(" um") != std::string::npos || line.find(" ui") != std::string::npos;
       if (!visit(mapping)) break;
     }
   }

@@ -80,8 +80,7 @@ struct Move {
   int64_t move;
 };
 
-inline constexpr unsigned kNrCopy = 3, kNrZeroPage = 4, kNrMove = 5, kNrContinue = 7,
-                          kNrPoison = 8;
+inline constexpr unsigned kNrCopy = 3, kNrZeroPage = 4, kNrMove = 5, kNrContinue = 7, kNrPoison = 8;
 
 inline constexpr unsigned long kIoctlApi = _IOWR(0xAA, 0x3F, Api);
 inline constexpr unsigned long kIoctlRegister = _IOWR(0xAA, 0x00, Register);

@@ -174,9 +174,8 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Adopt(int fd) {
     // The kernel refuses what it does not know without saying which; and a descriptor to probe with
     // may not be had by one who is given one. Newest first.
     features = kWanted;
-    for (const uint64_t newest :
-         {uint64_t{0}, uapi::kFeatureMove, uapi::kFeaturePoison,
-          uapi::kFeatureMinorShmem, uapi::kFeatureMinorHugetlbfs}) {
+    for (const uint64_t newest : {uint64_t{0}, uapi::kFeatureMove, uapi::kFeaturePoison,
+                                  uapi::kFeatureMinorShmem, uapi::kFeatureMinorHugetlbfs}) {
       features &= ~newest;
       uapi::Api api{.api = uapi::kApi, .features = features, .ioctls = 0};
       if (ioctl(own, uapi::kIoctlApi, &api) == 0) break;
@@ -208,10 +207,9 @@ Userfaultfd::~Userfaultfd() {
 
 absl::StatusOr<RangeAbilities> Userfaultfd::Register(uintptr_t addr, uint64_t length,
                                                      bool minor) const {
-  uapi::Register args{
-      .range = {addr, length},
-      .mode = uapi::kRegisterModeMissing | (minor ? uapi::kRegisterModeMinor : 0),
-      .ioctls = 0};
+  uapi::Register args{.range = {addr, length},
+                      .mode = uapi::kRegisterModeMissing | (minor ? uapi::kRegisterModeMinor : 0),
+                      .ioctls = 0};
   if (ioctl(fd_, uapi::kIoctlRegister, &args) != 0) {
     const char* why = errno == EBUSY    ? "another userfaultfd has it"
                       : errno == EINVAL ? "it is not anonymous or shared memory"

@@ -60,8 +60,9 @@ class Userfaultfd {
   // what would give it; Unimplemented: the kernel has no userfaultfd.
   static absl::StatusOr<Userfaultfd> Open(int device_fd = -1);
 
-  // The same with a duplicate of `fd`, a userfaultfd of this process with or without its UFFDIO_API.
-  // What was asked for there is what there is: FailedPrecondition if discards would go unreported.
+  // The same with a duplicate of `fd`, a userfaultfd of this process with or without its
+  // UFFDIO_API. What was asked for there is what there is: FailedPrecondition if discards would go
+  // unreported.
   static absl::StatusOr<Userfaultfd> Adopt(int fd);
 
   // Whether `fd` is an open kDevice. A descriptor that was kept for long may be somebody else's by

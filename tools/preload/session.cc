@@ -155,8 +155,7 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   }
   if (loader_ == nullptr && loader_status_.ok()) loader_status_ = StartLoader();
   if (!loader_status_.ok()) return loader_status_;
-  absl::Status attached =
-      loader_->Attach(
+  absl::Status attached = loader_->Attach(
       index, {.host = reinterpret_cast<void*>(host),
               .memory = mapping->shared ? BlockMemory::kShared : BlockMemory::kPrivate});
   if (!attached.ok()) return attached;

@@ -1,0 +1,361 @@
+// What the disk, the kernel, the VM and we ourselves may do wrong, and what becomes of the guest.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "loader/fault_thread.h"
+#include "loader/load_progress.h"
+#include "loader/page_loader.h"
+#include "loader/ram_map.h"
+#include "loader/snapshot_loader.h"
+#include "loader/vm_stop.h"
+#include "mappedram/file.h"
+#include "mappedram/snapshot.h"
+#include "mappedram/snapshot_writer.h"
+#include "tests/loader_testing.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+#define SKIP_WITHOUT_POISON() \
+  SKIP_WITHOUT_USERFAULTFD(); \
+  if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON"
+
+// --- The disk ---
+
+TEST(Failure, AReadThatFailsForAWhileIsRepeatedForAFaultAndForARun) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(1024, {{0, 1024}}, MemoryKind::kPrivate);
+  load.source->Fail(5, absl::UnavailableError("EIO"), 20);
+  EXPECT_TRUE(load.memory.HoldsPattern(5));
+  EXPECT_EQ(load.loader->stats().read_retries, 20u);
+  load.source->Fail(900, absl::UnavailableError("EIO"), 3);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  EXPECT_TRUE(load.memory.HoldsPattern(900));
+  EXPECT_THAT(load.loader->stats().errors(), IsEmpty());
+  EXPECT_EQ(load.loader->stats().poisoned, 0u);
+}
+
+// While one page cannot be read, faults on others are served.
+TEST(Failure, Invariant5AFaultThatWaitsForTheDiskToRecoverHoldsNobodyUp) {
+  SKIP_WITHOUT_POISON();
+  OneBlockLoad load(64, {{0, 64}}, MemoryKind::kPrivate);
+  load.source->Fail(5, absl::UnavailableError("EIO"), 1 << 30);
+  std::thread sufferer([&] { EXPECT_TRUE(IsPoisoned(load.memory.data() + 5 * HostPageBytes())); });
+  while (load.loader->stats().parked == 0) std::this_thread::yield();
+  EXPECT_TRUE(load.memory.HoldsPattern(6));
+  EXPECT_TRUE(load.memory.HoldsPattern(63));
+  sufferer.join();
+}
+
+TEST(Failure, Invariant6EveryPageOfADeadDiskIsPoisonedAndTheLoadEnds) {
+  SKIP_WITHOUT_POISON();
+  OneBlockLoad load(48, {{0, 48}}, MemoryKind::kShared);
+  EXPECT_TRUE(load.memory.HoldsPattern(9));
+  for (uint64_t page = 0; page < 48; ++page) {
+    load.source->Fail(page, absl::UnavailableError("EIO for ever"), 1 << 30);
+  }
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  for (uint64_t page = 0; page < 48; ++page) {
+    ASSERT_EQ(IsPoisoned(load.memory.data() + page * HostPageBytes()), page != 9) << page;
+  }
+  EXPECT_EQ(load.loader->stats().poisoned, 47u);
+  EXPECT_EQ(load.loader->stats().errors().size(), LoadStats::kMaxErrors + 1);
+  EXPECT_EQ(load.loader->stats().errors().back(), "and 31 more");
+}
+
+// Of private memory. In shared memory the kernel keeps the poison (Linux 6.18, zap_pte_range()).
+TEST(Failure, APoisonedPageThatIsDiscardedIsZero) {
+  SKIP_WITHOUT_POISON();
+  OneBlockLoad load(16, {{0, 16}}, MemoryKind::kPrivate);
+  load.source->Fail(5, absl::DataLossError("gone"), 1 << 30);
+  EXPECT_TRUE(IsPoisoned(load.memory.data() + 5 * HostPageBytes()));
+  load.memory.MadviseDontNeed(5, 1);
+  EXPECT_TRUE(load.memory.HoldsZeros(5));
+}
+
+// A file that changes in any way other than by name.
+class ChangedFile : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    SKIP_WITHOUT_POISON();
+    SnapshotContent content;
+    content.blocks.push_back({.idstr = "ram",
+                              .used_length = 64 * HostPageBytes(),
+                              .page_size = HostPageBytes(),
+                              .nonzero = {{0, 64}}});
+    ASSERT_TRUE(WriteSnapshot(content, path_).ok());
+    // Its clock ticks every few milliseconds: a change in the same tick would go unnoticed.
+    const timespec past[] = {{.tv_sec = 1'000'000, .tv_nsec = 0},
+                             {.tv_sec = 1'000'000, .tv_nsec = 0}};
+    ASSERT_EQ(utimensat(AT_FDCWD, path_.c_str(), past, 0), 0);
+    loader_ = *SnapshotLoader::Create(*Snapshot::Open(*File::Open(path_)), {});
+    ASSERT_TRUE(loader_->Attach(0, memory_.mapping()).ok());
+    EXPECT_TRUE(memory_.HoldsPattern(1));
+  }
+  void ExpectTheRestIsPoisoned() {
+    EXPECT_TRUE(IsPoisoned(memory_.data() + 2 * HostPageBytes()));
+    ASSERT_TRUE(loader_->StartEager().ok());
+    ASSERT_TRUE(loader_->Wait().ok());
+    EXPECT_TRUE(memory_.HoldsPattern(1)) << "what came before the change is right";
+    EXPECT_EQ(loader_->stats().poisoned, 63u);
+    EXPECT_THAT(loader_->stats().errors(), Contains(HasSubstr("block \"ram\", page 2")));
+  }
+  const std::string path_ = ::testing::TempDir() + "/changed.mr";
+  GuestMemory memory_{64 * HostPageBytes(), MemoryKind::kPrivate};
+  std::unique_ptr<SnapshotLoader> loader_;
+};
+
+TEST_F(ChangedFile, Invariant9TruncatedItIsNotBelieved) {
+  ASSERT_EQ(truncate(path_.c_str(), 4096), 0);
+  ExpectTheRestIsPoisoned();
+}
+
+TEST_F(ChangedFile, Invariant9OverwrittenItIsNotBelieved) {
+  const int fd = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_EQ(pwrite(fd, "x", 1, 1 << 20), 1);
+  close(fd);
+  ExpectTheRestIsPoisoned();
+}
+
+TEST_F(ChangedFile, Invariant9ReplacedByAnotherOfItsNameItIsStillTheOldOne) {
+  const std::string other = path_ + ".new";
+  FILE* const file = fopen(other.c_str(), "w");
+  ASSERT_NE(file, nullptr);
+  fputs("something else", file);
+  fclose(file);
+  ASSERT_EQ(rename(other.c_str(), path_.c_str()), 0);
+  ASSERT_TRUE(loader_->StartEager().ok());
+  ASSERT_TRUE(loader_->Wait().ok());
+  for (uint64_t page = 0; page < 64; ++page) EXPECT_TRUE(memory_.HoldsPattern(page));
+}
+
+TEST(Failure, Invariant8AnIncompleteFileIsRefusedBeforeAnythingIsRegistered) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const std::string path = ::testing::TempDir() + "/interrupted.mr";
+  SnapshotContent content;
+  content.blocks.push_back({.idstr = "ram",
+                            .used_length = 64 * HostPageBytes(),
+                            .page_size = HostPageBytes(),
+                            .nonzero = {{0, 64}}});
+  content.interrupted = true;
+  ASSERT_TRUE(WriteSnapshot(content, path).ok());
+  const int before = OpenUserfaultfds();
+  EXPECT_TRUE(absl::IsDataLoss(Snapshot::Open(*File::Open(path)).status()));
+  EXPECT_EQ(OpenUserfaultfds(), before);
+}
+
+// --- Stopping the VM ---
+
+TEST(Failure, Invariant6WhereAPageMustNotBePoisonedTheVmIsStoppedOnceAndTheWaiterSleepsOn) {
+  SKIP_WITHOUT_USERFAULTFD();
+  std::atomic<int> stops{0};
+  std::string why;
+  absl::Notification stopped;
+  auto load = std::make_unique<OneBlockLoad>(
+      1024, std::vector<PageRun>{{0, 1024}}, MemoryKind::kPrivate,
+      SnapshotLoader::Options{.on_unreadable = OnUnreadable::kStopVm,
+                              .stop_vm = [&](const absl::Status& status) {
+                                why = status.ToString();
+                                if (++stops == 1) stopped.Notify();
+                              }});
+  load->source->Fail(5, absl::DataLossError("page 5 is gone"), 1 << 30);
+  load->source->Fail(6, absl::DataLossError("page 6 is gone"), 1 << 30);
+  std::atomic<bool> awake{false};
+  std::thread vcpu([&] {
+    // By the kernel, which answers with an error once the memory is abandoned.
+    EXPECT_TRUE(IsPoisoned(load->memory.data() + 5 * HostPageBytes()));
+    awake = true;
+  });
+  stopped.WaitForNotification();
+  EXPECT_THAT(why, HasSubstr("page 5 is gone"));
+  EXPECT_TRUE(absl::IsAborted(load->loader->Wait()));
+  EXPECT_TRUE(load->memory.HoldsPattern(7)) << "other pages keep coming";
+  ASSERT_TRUE(load->loader->StartEager().ok());
+  while (load->loader->stats().eager < 1021) std::this_thread::yield();
+  EXPECT_FALSE(awake);
+  load->loader->Abandon();
+  vcpu.join();
+  EXPECT_EQ(stops, 1);
+  EXPECT_EQ(load->loader->stats().rescued, 0u);
+  EXPECT_TRUE(absl::IsCancelled(load->loader->Wait()));
+}
+
+TEST(Failure, TheProcessThatIsToBeKilledIsKilled) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const pid_t vm = fork();
+  if (vm == 0) {
+    for (;;) pause();
+  }
+  OneBlockLoad load(
+      16, {{0, 16}}, MemoryKind::kPrivate,
+      SnapshotLoader::Options{.on_unreadable = OnUnreadable::kStopVm, .kill_pid = vm});
+  load.source->Fail(5, absl::DataLossError("gone"), 1 << 30);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  int status = 0;
+  ASSERT_EQ(waitpid(vm, &status, 0), vm);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  EXPECT_TRUE(absl::IsAborted(load.loader->Wait()));
+  load.loader->Abandon();
+}
+
+TEST(Failure, AProcessThatIsNotThereCannotBeToldToEnd) {
+  const pid_t gone = fork();
+  if (gone == 0) _exit(0);
+  ASSERT_EQ(waitpid(gone, nullptr, 0), gone);
+  const auto loader = SnapshotLoader::Create(OneBlockSnapshot(4, {}), {.kill_pid = gone});
+  EXPECT_TRUE(absl::IsInvalidArgument(loader.status())) << loader.status();
+}
+
+// --- The VM goes away ---
+
+TEST(Failure, Invariant7AbandonedMemoryIsInaccessibleAndNeverZero) {
+  SKIP_WITHOUT_USERFAULTFD();
+  for (const MemoryKind kind : {MemoryKind::kPrivate, MemoryKind::kShared, MemoryKind::kAliased}) {
+    OneBlockLoad load(256, {{0, 256}}, kind);
+    load.source->Hold(5);
+    std::thread vcpu([&] { EXPECT_TRUE(IsPoisoned(load.memory.data() + 5 * HostPageBytes())); });
+    load.source->AwaitHeld(5);
+    std::thread other([&] {
+      const uint8_t* const page = load.memory.data() + 9 * HostPageBytes();
+      // Its fault may still be served on the way out.
+      EXPECT_TRUE(IsPoisoned(page) || load.memory.HoldsPattern(9));
+    });
+    std::thread ender([&] { load.loader->Abandon(); });
+    while (!absl::IsCancelled(load.loader->Wait(absl::ZeroDuration()))) std::this_thread::yield();
+    load.source->Release(5);
+    ender.join();
+    vcpu.join();
+    other.join();
+    EXPECT_TRUE(IsPoisoned(load.memory.data() + 200 * HostPageBytes()));
+    EXPECT_THAT(ThreadsLeft(), IsEmpty());
+    EXPECT_EQ(OpenUserfaultfds(), 0);
+  }
+}
+
+TEST(Failure, AbandoningLeavesAloneWhatWasUnmappedAndBelongsToOthersNow) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(256, {{0, 256}}, MemoryKind::kPrivate);
+  uint8_t* const hole = load.memory.data() + 64 * HostPageBytes();
+  ASSERT_EQ(mmap(hole, 8 * HostPageBytes(), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            hole);
+  *hole = 7;
+  load.loader->Abandon();
+  EXPECT_EQ(*hole, 7);
+  EXPECT_TRUE(IsPoisoned(load.memory.data() + 63 * HostPageBytes()));
+  EXPECT_TRUE(IsPoisoned(load.memory.data() + 72 * HostPageBytes())) << "behind the hole, too";
+}
+
+TEST(Failure, WhatIsUnmappedIsOwedToNobody) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(256, {{0, 256}}, MemoryKind::kPrivate);
+  ASSERT_EQ(munmap(load.memory.data() + 128 * HostPageBytes(), 128 * HostPageBytes()), 0);
+  EXPECT_EQ(load.loader->stats().removed, 128u) << "as soon as munmap() returns";
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  EXPECT_TRUE(load.memory.HoldsPattern(127));
+  EXPECT_EQ(load.loader->stats().eager, 128u);
+  ASSERT_TRUE(load.loader->Detach().ok());
+}
+
+// --- Signals ---
+
+void OnSignal(int) {}
+
+// A thread with a signal pending faults on its page again and again. While a mapping was changing,
+// each time took a place among the parked faults, until no event was read any more: not even the one
+// that would have let the mapping settle.
+TEST(Failure, Invariant5SignalsWhileMappingsChangeHangNobody) {
+  SKIP_WITHOUT_USERFAULTFD();
+  struct sigaction action = {};
+  action.sa_handler = OnSignal;  // and not SA_RESTART
+  ASSERT_EQ(sigaction(SIGUSR1, &action, nullptr), 0);
+  constexpr uint64_t kPages = 4096;
+  constexpr uint64_t kGuests = 12;
+  OneBlockLoad load(kPages, {{0, 64}}, MemoryKind::kPrivate);
+  std::atomic<uint64_t> at_work{kGuests};
+  std::vector<std::thread> guests;
+  for (uint64_t guest = 0; guest < kGuests; ++guest) {
+    guests.emplace_back([&, guest] {
+      for (uint64_t i = 0; i < 150; ++i) {
+        const uint64_t page = (guest * 150 + i) * 2;
+        (void)*static_cast<volatile uint8_t*>(load.memory.data() + page * HostPageBytes());
+        if (i % 10 == 0) load.memory.MadviseDontNeed(page + 1, 1);
+      }
+      --at_work;
+    });
+  }
+  // A thread that has ended and is not joined can be sent signals, and takes none.
+  while (at_work > 0) {
+    for (std::thread& guest : guests) {
+      pthread_kill(guest.native_handle(), SIGUSR1);
+      std::this_thread::yield();
+    }
+  }
+  for (std::thread& guest : guests) guest.join();
+  EXPECT_EQ(load.loader->stats().rescued, 0u);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+}
+
+// --- We ourselves ---
+
+// A fault that is read and forgotten: a claim that is given back without a wake, as no code does.
+TEST(Failure, Invariant4AFaultThatIsLostIsFoundByTheWatchdogAndCounted) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const std::unique_ptr<Snapshot> snapshot = OneBlockSnapshot(64, {{0, 64}});
+  GuestMemory memory(64 * HostPageBytes(), MemoryKind::kPrivate);
+  const absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open();
+  ASSERT_TRUE(uffd->Register(memory.addr(), memory.length()).ok());
+  RamBlock block(0, snapshot->blocks()[0], {.host = memory.addr(), .page_size = HostPageBytes()},
+                 snapshot->TakeNonzero(0));
+  InstallGate gate;
+  LoadStats stats;
+  LoadProgress progress;
+  RamMap map(1);
+  map.Insert(block);
+  const std::unique_ptr<VmStop> vm_stop = *VmStop::Create(nullptr, 0);
+  PageLoader loader(PageLoader::Parts{.demand = *snapshot,
+                                      .bulk = *snapshot,
+                                      .uffd = *uffd,
+                                      .gate = gate,
+                                      .stats = stats,
+                                      .progress = progress,
+                                      .vm_stop = *vm_stop});
+  const auto fault_thread = FaultThread::Start({.uffd = *uffd,
+                                                .map = map,
+                                                .loader = loader,
+                                                .gate = gate,
+                                                .stats = stats,
+                                                .vm_stop = *vm_stop});
+  ASSERT_TRUE(fault_thread.ok());
+  ASSERT_EQ(block.Claim({7, 1}), 1u);
+  std::thread guest([&] { EXPECT_TRUE(memory.HoldsPattern(7)); });
+  while (stats.in_flight == 0) std::this_thread::yield();
+  block.Unclaim({7, 1});  // and here a wake is missing
+  guest.join();
+  EXPECT_EQ(stats.rescued, 1u);
+  ASSERT_TRUE(uffd->Unregister(memory.addr(), memory.length()).ok());
+}
+
+}  // namespace
+}  // namespace ramjet
