@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <regex>
 #include <string>
 #include <system_error>
@@ -241,7 +242,8 @@ TEST_F(QemuFallback, PreallocatedMemory) {
 
 TEST_F(QemuFallback, LockedMemory) { ExpectFallsBack({"-overcommit", "mem-lock=on"}); }
 
-TEST_F(QemuFallback, HugePages) {
+// They fall back no more: a huge page is what arrives at once.
+TEST_F(QemuFallback, HugePagesAreLazy) {
   std::ifstream pool("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
   uint64_t free_pages = 0;
   pool >> free_pages;
@@ -249,9 +251,19 @@ TEST_F(QemuFallback, HugePages) {
     GTEST_SKIP() << "needs " << kMemoryMib / 2 << " free huge pages of 2 MiB, there are "
                  << free_pages << ": sysctl vm.nr_hugepages=" << kMemoryMib / 2;
   }
-  ExpectFallsBack({"-object",
-                   absl::StrCat("memory-backend-memfd,id=pc.ram,hugetlb=on,size=", kMemoryMib, "M"),
-                   "-machine", "memory-backend=pc.ram"});
+  const std::vector<std::string> args = {
+      "-object", absl::StrCat("memory-backend-memfd,id=pc.ram,hugetlb=on,size=", kMemoryMib, "M"),
+      "-machine", "memory-backend=pc.ram"};
+  const std::string stats_path = scratch_->File("stats.json");
+  const Ending alone = Load(snapshot_, "", args);
+  ASSERT_TRUE(absl::StartsWith(alone.outcome, "loaded ")) << alone.outcome << alone.stderr_text;
+  const Ending under_us = Load(snapshot_, stats_path, args);
+  EXPECT_EQ(under_us.outcome, alone.outcome) << under_us.stderr_text;
+  EXPECT_FALSE(absl::StrContains(under_us.stderr_text, "pc.ram")) << under_us.stderr_text;
+  const auto stats = nlohmann::json::parse(std::ifstream(stats_path), nullptr, false);
+  ASSERT_TRUE(stats.is_object());
+  EXPECT_EQ(stats["blocks"][0]["lazy"], true) << stats;
+  EXPECT_EQ(stats["complete"], true) << stats;
 }
 
 }  // namespace

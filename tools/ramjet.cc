@@ -35,7 +35,7 @@ constexpr char kRunFooter[] =
     "--incoming, whatever mapped-ram load QEMU is told to do (-incoming, migrate-incoming) is "
     "lazy.\n"
     "\n"
-    "What cannot be loaded lazily (huge pages, memory that devices or other processes share, "
+    "What cannot be loaded lazily (memory that devices or other processes share, "
     "locked or\n"
     "preallocated memory) QEMU reads itself, as without ramjet; one line on stderr says why. Needs "
     "read\n"
