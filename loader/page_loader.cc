@@ -319,7 +319,7 @@ absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& bl
   const uint64_t start = block.BytesOf(run.first);
   for (auto extent = block.FindStored(run, start); extent.length > 0;
        extent = block.FindStored(run, extent.end())) {
-    const absl::Status read =
+    absl::Status read =
         source.ReadPages(block.index(), extent.offset,
                          absl::MakeSpan(content + (extent.offset - start), extent.length));
     if (!read.ok()) return read;

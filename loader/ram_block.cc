@@ -31,9 +31,11 @@ RamBlock::RamBlock(size_t index, const SnapshotBlock& stored, const Memory& memo
       memory_(memory),
       stored_page_size_(stored.page_size),
       stored_(stored.page_size < memory.page_size ? std::move(nonzero) : PageBitmap()),
-      nonzero_(stored.page_size == memory.page_size ? std::move(nonzero)
-               : stored_.size() > 0 ? Resize(stored_, stored.page_size, memory.page_size)
-                                    : Resize(nonzero, stored.page_size, memory.page_size)),
+      nonzero_(stored.page_size < memory.page_size
+                   ? Resize(stored_, stored.page_size, memory.page_size)
+               : stored.page_size == memory.page_size
+                   ? std::move(nonzero)
+                   : Resize(nonzero, stored.page_size, memory.page_size)),
       claimed_(nonzero_.size()),
       received_(nonzero_.size()),
       poisoned_(nonzero_.size()),

@@ -208,7 +208,7 @@ absl::Status ReadBlock(const Snapshot& snapshot, size_t index, absl::Span<uint8_
     const uint64_t offset = run->first * block.page_size;
     const uint64_t length = run->count * block.page_size;
     ClearUnlessZero(to.subspan(done, offset - done));
-    const absl::Status read = snapshot.ReadPages(index, offset, to.subspan(offset, length));
+    absl::Status read = snapshot.ReadPages(index, offset, to.subspan(offset, length));
     if (!read.ok()) return read;
     done = offset + length;
   }

@@ -37,7 +37,7 @@ bool HostHasHugePages() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
-    std::shared_ptr<Snapshot> snapshot, Options options, const PageSource* source) {
+    std::shared_ptr<Snapshot> snapshot, const Options& options, const PageSource* source) {
   absl::StatusOr<std::unique_ptr<VmStop>> vm_stop =
       VmStop::Create(options.stop_vm, options.kill_pid);
   if (!vm_stop.ok()) return vm_stop.status();
@@ -58,11 +58,11 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   return self;
 }
 
-SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options options,
+SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options& options,
                                const PageSource* source, std::unique_ptr<VmStop> vm_stop,
                                Userfaultfd uffd)
     : snapshot_(std::move(snapshot)),
-      options_(std::move(options)),
+      options_(options),
       created_(absl::Now()),
       vm_stop_(std::move(vm_stop)),
       pacer_(source != nullptr ? *source : *snapshot_),

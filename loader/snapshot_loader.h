@@ -95,7 +95,7 @@ class SnapshotLoader {
   // this kernel cannot. Without `source`, pages are read from the snapshot; with it (tests), from
   // there; it outlives the loader.
   static absl::StatusOr<std::unique_ptr<SnapshotLoader>> Create(std::shared_ptr<Snapshot> snapshot,
-                                                                Options options,
+                                                                const Options& options,
                                                                 const PageSource* source = nullptr);
 
   // Loads what is left, whatever it takes, and detaches: guest memory is never left with pages owed
@@ -150,8 +150,8 @@ class SnapshotLoader {
   absl::Duration to_complete() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  SnapshotLoader(std::shared_ptr<Snapshot> snapshot, Options options, const PageSource* source,
-                 std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
+  SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options& options,
+                 const PageSource* source, std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
   absl::StatusOr<uint64_t> CheckMapping(const SnapshotBlock& stored,
                                         const BlockMapping& mapping) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

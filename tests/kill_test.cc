@@ -93,7 +93,7 @@ TEST_F(KillTest, AProcessKilledInALoadLeavesNothing) {
       int status = 0;
       const absl::Duration took = Kill(child, status);
       EXPECT_TRUE(WIFSIGNALED(status)) << "ended by itself, status " << status << ", " << variant;
-      EXPECT_LT(took, kBar) << variant;
+      EXPECT_LT(took, kHang) << variant;
       longest = std::max(longest, took);
       if (!complete) complete = child.Hear(absl::ZeroDuration()) == 'd';
       in_the_middle += !complete;
@@ -212,7 +212,7 @@ AbandonedLoad RunAndAbandon(const std::string& path, const Variant& variant, abs
   }
   // A thread that was joined is in /proc for a moment more.
   for (const absl::Time joined = absl::Now();
-       !OurThreads().empty() && absl::Now() - joined < kBar;) {
+       !OurThreads().empty() && absl::Now() - joined < kHang;) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   EXPECT_THAT(ThreadsLeft(), IsEmpty());
@@ -231,7 +231,7 @@ TEST_F(KillTest, ALoadAbandonedInTheMiddleLeavesNothing) {
       alarm(60);  // a hang ends the test
       const AbandonedLoad result = RunAndAbandon(snapshot_, variant, Part(random, load));
       alarm(0);
-      EXPECT_LT(result.ending, kBar);
+      EXPECT_LT(result.ending, kHang);
       longest = std::max(longest, result.ending);
       in_the_middle += !result.complete;
       ASSERT_THAT(Files(), ElementsAre("vm.mr"));
