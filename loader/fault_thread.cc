@@ -138,7 +138,11 @@ void FaultThread::Serve(Fault fault) {
     case Outcome::kAgain:
     case Outcome::kNoMemory:
     case Outcome::kUnread:
-      fault.unread = outcome == Outcome::kUnread;
+      if (fault.unread != (outcome == Outcome::kUnread)) {
+        // What it waited for before does not count against the disk, nor the other way round.
+        fault.unread = !fault.unread;
+        fault.attempts = std::min(fault.attempts, 1u);
+      }
       Park(fault);
       break;
   }

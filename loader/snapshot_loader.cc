@@ -143,8 +143,11 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
                                                       const BlockMapping& mapping) const {
   const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
   const absl::StatusOr<uint64_t> actual = KernelPageSize(addr);
-  if (!actual.ok()) return actual.status();
-  const uint64_t page_size = *actual;
+  if (absl::IsInvalidArgument(actual.status())) return actual.status();
+  // Without /proc the caller is believed; that pages are huge, or are not, shows in RegisterEmpty().
+  const uint64_t page_size = actual.ok()                   ? *actual
+                             : mapping.host_page_size != 0 ? mapping.host_page_size
+                                                           : SystemPageSize();
   if (mapping.host_page_size != 0 && mapping.host_page_size != page_size) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "its host page size is said to be %d, and is %d", mapping.host_page_size, page_size));

@@ -133,7 +133,7 @@ void FaultySource::Fail(uint64_t page, absl::Status status, int times) {
 }
 
 OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, MemoryKind kind,
-                           SnapshotLoader::Options options)
+                           const SnapshotLoader::Options& options)
     : memory(pages * HostPageBytes(), kind) {
   std::unique_ptr<Snapshot> snapshot = OneBlockSnapshot(pages, std::move(nonzero));
   source = std::make_unique<FaultySource>(*snapshot);

@@ -106,7 +106,7 @@ class FaultySource : public PageSource {
 // One block being loaded into memory of its own through a faulty source.
 struct OneBlockLoad {
   OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, MemoryKind kind,
-               SnapshotLoader::Options options = {});
+               const SnapshotLoader::Options& options = {});
   // The memory outlives the loader.
   GuestMemory memory;
   std::unique_ptr<FaultySource> source;
