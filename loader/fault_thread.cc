@@ -73,13 +73,13 @@ void FaultThread::Run() {
   int64_t retry_ns = kMinRetryNs;
   while (!stop_.load()) {
     reader_.Wait(parked_count_ > 0 ? retry_ns : suspicious_ ? kWatchAgainNs : kWatchNs);
+    // Taken first: whatever Sync() waits for, a larger buffer among it, was there in an earlier
+    // round, or is seen in this one.
+    const uint32_t ticket = sync_wanted_.load();
     if (PageBuffer* const grown = grown_.exchange(nullptr)) {
       if (grown->size() > buffer_.size()) buffer_ = std::move(*grown);
       delete grown;
     }
-    // Taken before reading: whatever Sync() waits for was read in an earlier round, or is read in
-    // this one.
-    const uint32_t ticket = sync_wanted_.load();
     while (ReadAndServe()) {
     }
     if (sync_done_.exchange(ticket) != ticket) sync_done_.notify_all();
