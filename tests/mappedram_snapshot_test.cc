@@ -89,7 +89,7 @@ TEST(Snapshot, PagesAreReadWhole) {
   std::vector<uint8_t> expected(2048);
   FillPagePattern(63, absl::MakeSpan(expected).first(1024));
   FillPagePattern(64, absl::MakeSpan(expected).last(1024));
-  ASSERT_EQ(snapshot->ReadPages(0, 63 * 1024, absl::MakeSpan(pages)), absl::OkStatus());
+  ASSERT_EQ(snapshot->ReadPages(0, uint64_t{63} * 1024, absl::MakeSpan(pages)), absl::OkStatus());
   EXPECT_EQ(pages, expected);
 }
 
@@ -301,7 +301,7 @@ TEST(Snapshot, TruncationAfterOpeningIsDataLossForEverAfter) {
   const std::unique_ptr<Snapshot> snapshot = Open(temp);
   std::vector<uint8_t> page(1024);
   ASSERT_EQ(truncate(temp.path().c_str(), 3000), 0);
-  EXPECT_THAT(snapshot->ReadPages(0, 99 * 1024, absl::MakeSpan(page)),
+  EXPECT_THAT(snapshot->ReadPages(0, uint64_t{99} * 1024, absl::MakeSpan(page)),
               StatusIs(StatusCode::kDataLoss, "(block \"ram\", page 99 at offset 102400)"));
   // Present still, but not to be trusted any more.
   EXPECT_THAT(snapshot->ReadPages(0, 0, absl::MakeSpan(page)),
