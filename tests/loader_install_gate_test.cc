@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <latch>
 #include <thread>
 #include <vector>
 
@@ -15,8 +16,10 @@ TEST(InstallGate, ClosedNobodyIsInside) {
   std::atomic<bool> stop{false};
   int guarded = 0;  // a race here is one that ThreadSanitizer sees
   std::vector<std::thread> installers;
+  std::latch all_run(4);
   for (int i = 0; i < 3; ++i) {
     installers.emplace_back([&] {
+      all_run.arrive_and_wait();
       while (!stop) {
         const InsideGate entered(gate);
         ++inside;
@@ -25,6 +28,7 @@ TEST(InstallGate, ClosedNobodyIsInside) {
       }
     });
   }
+  all_run.arrive_and_wait();
   for (int i = 0; i < 2000; ++i) {
     const GateClosed closed(gate);
     EXPECT_EQ(inside, 0);

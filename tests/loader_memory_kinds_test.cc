@@ -30,6 +30,7 @@ std::unique_ptr<Snapshot> Written(const SnapshotContent& content, const char* na
   const std::string path = ::testing::TempDir() + "/" + name + ".mr";
   const absl::Status written = WriteSnapshot(content, path);
   EXPECT_TRUE(written.ok()) << written;
+  PutStaleData(path);
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*File::Open(path));
   EXPECT_TRUE(snapshot.ok()) << snapshot.status();
   unlink(path.c_str());
@@ -150,6 +151,19 @@ TEST_P(HugePages, Invariant1LoadedAheadEveryByteIsTheSnapshots) {
   ASSERT_TRUE(loader_->Detach().ok());
   ExpectContent(memory(), small_pages(), HostPageBytes(), nonzero_);
   EXPECT_EQ(loader_->stats().eager, huge_pages() == 1 ? 1u : 3u);
+}
+
+// The file has something else there.
+TEST_P(HugePages, Invariant3PartsOfAPageWhoseBitsAreClearAreZero) {
+  ASSERT_TRUE(loader_->Attach(0, mapping_).ok());
+  std::vector<uint8_t> expected(HostPageBytes());
+  for (const PageRun& run : nonzero_) {
+    for (const uint64_t page : {run.first - 1, run.end()}) {
+      if (page >= small_pages() || In(nonzero_, page)) continue;
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), memory() + page * HostPageBytes()))
+          << "page " << page;
+    }
+  }
 }
 
 TEST_P(HugePages, Invariant3DiscardedBeforeItsLoadAPageIsZeroForEver) {

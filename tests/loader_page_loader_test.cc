@@ -98,6 +98,21 @@ TEST_F(PageLoaderTest, Invariant4AFaultOnAClaimedPageIsWokenByItsClaimant) {
   waiter.join();
 }
 
+// The same of a run that arrives as one huge page.
+TEST_F(PageLoaderTest, Invariant4AFaultInAHugePageIsWokenByItsClaimant) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  ASSERT_EQ(block_->Claim({7, 1}), 1u);
+  std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
+  reader_->Wait(-1);
+  ReadEvents();
+  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kInFlight);
+  block_->Unclaim({7, 1});  // the claimant's trip, from its claim on
+  loader_->LoadAheadHuge(*block_, {0, 512}, staging);
+  waiter.join();
+  EXPECT_EQ(stats_.moved, 512u);
+}
+
 TEST_F(PageLoaderTest, Invariant5WhileAMappingChangesAFaultIsGivenBackUnclaimed) {
   std::thread discarder = BeginDiscard(500);
   EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kAgain);

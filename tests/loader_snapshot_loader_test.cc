@@ -113,6 +113,29 @@ TEST_P(SnapshotLoaderTest, Invariant2WhatTheGuestWritesStays) {
   }
 }
 
+// The content of the run is in hand when the guest writes to some of its pages.
+TEST_P(SnapshotLoaderTest, Invariant2WrittenWhileItsRunIsReadAPageStaysAsWritten) {
+  OneBlockLoad load(256, {{0, 256}}, GetParam());
+  load.source->Hold(5);
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  const PageRun run = load.source->AwaitHeld(5);
+  ASSERT_TRUE(run.first <= 5 && run.end() > 9);
+  const auto written = [](uint64_t page) { return page == 6 || page == 8 || page == 9; };
+  for (uint64_t page = 0; page < 256; ++page) {
+    if (written(page)) load.memory.data()[page * HostPageBytes()] = 0xee;
+  }
+  load.source->Release(5);
+  ASSERT_TRUE(load.loader->Wait().ok());
+  for (uint64_t page = 0; page < 256; ++page) {
+    if (written(page)) {
+      EXPECT_EQ(load.memory.data()[page * HostPageBytes()], 0xee) << "page " << page;
+    } else {
+      ASSERT_TRUE(load.memory.HoldsPattern(page)) << "page " << page;
+    }
+  }
+  EXPECT_EQ(load.loader->stats().redundant, 0u);
+}
+
 TEST_P(SnapshotLoaderTest, WhatWasInMemoryBeforeIsGone) {
   GuestMemory memory(64 * HostPageBytes(), GetParam());
   std::fill_n(memory.data(), memory.length(), 0x55);
@@ -120,6 +143,18 @@ TEST_P(SnapshotLoaderTest, WhatWasInMemoryBeforeIsGone) {
   ASSERT_TRUE(loader.ok()) << loader.status();
   ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok());
   ExpectSnapshotContent(memory, {{3, 2}});
+}
+
+// On demand, in runs, and in a huge page that arrives whole.
+TEST_P(SnapshotLoaderTest, Invariant3WhereABitIsClearStaleDataOfTheFileIsNotSeen) {
+  const std::vector<PageRun> nonzero = {{1, 1}, {3, 1}, {100, 300}, {512, 200}, {714, 300}};
+  OneBlockLoad load(1024, nonzero, GetParam());
+  EXPECT_TRUE(load.memory.HoldsZeros(2));
+  EXPECT_TRUE(load.memory.HoldsZeros(99));
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  ASSERT_TRUE(load.loader->Detach().ok());
+  ExpectSnapshotContent(load.memory, nonzero);
 }
 
 TEST_P(SnapshotLoaderTest, Invariant3DiscardedBeforeItsLoadAPageIsZeroForEver) {
@@ -306,7 +341,11 @@ TEST(SnapshotLoader, Invariant10LockedMemoryIsRefusedAndUsableAsBefore) {
   const absl::Status attached = (*loader)->Attach(0, memory.mapping());
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(attached.message()), HasSubstr("locked"));
-  memory.data()[0] = 1;  // nobody waits for a fault here
+  ASSERT_EQ(syscall(SYS_munlock, memory.data(), memory.length()), 0);
+  memory.MadviseDontNeed(0, 64);
+  memory.data()[0] = 1;  // or this would wait for a fault that nobody serves
+  ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok()) << "a refusal spoils nothing";
+  ExpectSnapshotContent(memory, {{0, 64}});
 }
 
 TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {

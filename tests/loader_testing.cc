@@ -1,5 +1,6 @@
 #include "tests/loader_testing.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -71,6 +72,29 @@ void GuestMemory::MadviseDontNeed(uint64_t page, uint64_t pages) const {
   EXPECT_EQ(madvise(memory_ + page * HostPageBytes(), pages * HostPageBytes(), MADV_DONTNEED), 0);
 }
 
+void PutStaleData(const std::string& path) {
+  absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*File::Open(path));
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  for (size_t i = 0; i < (*snapshot)->blocks().size(); ++i) {
+    const SnapshotBlock& block = (*snapshot)->blocks()[i];
+    if (!block.in_file()) continue;
+    const PageBitmap nonzero = (*snapshot)->TakeNonzero(i);
+    const std::vector<uint8_t> stale(block.page_size, 0xdd);
+    const auto put = [&](uint64_t page) {
+      const auto at = static_cast<off_t>(block.pages_offset + page * block.page_size);
+      EXPECT_EQ(pwrite(fd, stale.data(), stale.size(), at), static_cast<ssize_t>(stale.size()));
+    };
+    for (auto run = nonzero.FindRun(true, 0, nonzero.size()); run;
+         run = nonzero.FindRun(true, run->end(), nonzero.size())) {
+      if (run->first > 0) put(run->first - 1);
+      if (run->end() < nonzero.size()) put(run->end());
+    }
+  }
+  close(fd);
+}
+
 std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> nonzero) {
   static std::atomic<int> counter{0};
   const std::string path = ::testing::TempDir() + "/loader_testing." + std::to_string(getpid()) +
@@ -82,6 +106,7 @@ std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> 
                             .nonzero = std::move(nonzero)});
   const absl::Status written = WriteSnapshot(content, path);
   EXPECT_TRUE(written.ok()) << written;
+  PutStaleData(path);
   absl::StatusOr<File> file = File::Open(path);
   EXPECT_TRUE(file.ok()) << file.status();
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(file));
@@ -142,6 +167,12 @@ OneBlockLoad::OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, MemoryK
   loader = *std::move(created);
   const absl::Status attached = loader->Attach(0, memory.mapping());
   EXPECT_TRUE(attached.ok()) << attached;
+}
+
+OneBlockLoad::~OneBlockLoad() {
+  if (loader != nullptr) {
+    EXPECT_EQ(loader->stats().rescued, 0u) << "a fault was forgotten";
+  }
 }
 
 bool IsPoisoned(const uint8_t* addr) {

@@ -71,8 +71,12 @@ class GuestMemory {
   int memfd_ = -1;
 };
 
+// Puts garbage into the file where its bitmaps are clear: what an older save has left there. Into the
+// neighbours of pages with content only, which are the likeliest to be read by mistake.
+void PutStaleData(const std::string& path);
+
 // A snapshot of one block of `pages` host pages, of which those of `nonzero` hold
-// FillPagePattern(). The file is unlinked.
+// FillPagePattern(). The others hold stale data. The file is unlinked.
 std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> nonzero);
 
 // Reads a snapshot's pages, but waits or fails where it is told to.
@@ -103,10 +107,12 @@ class FaultySource : public PageSource {
   mutable std::map<uint64_t, Failure> failures_ ABSL_GUARDED_BY(mu_);
 };
 
-// One block being loaded into memory of its own through a faulty source.
+// One block being loaded into memory of its own through a faulty source. Every wake is to come from
+// where it belongs: what the watchdog has to wake is a failure of the test.
 struct OneBlockLoad {
   OneBlockLoad(uint64_t pages, std::vector<PageRun> nonzero, MemoryKind kind,
                const SnapshotLoader::Options& options = {});
+  ~OneBlockLoad();
   // The memory outlives the loader.
   GuestMemory memory;
   std::unique_ptr<FaultySource> source;

@@ -6,7 +6,9 @@
 // Run under `ramjet run --eager=off`, so that nothing arrives before it is asked for. Checks every
 // byte by its own system calls; says what is wrong on stderr and exits with 1.
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -292,6 +294,19 @@ void NamedFile(Client& client) {
   unlink(path.c_str());
 }
 
+// Only the name tells that it pins memory.
+void WithDeviceNode(Client& client, const char* path) {
+  // A /dev that nobody else sees. userfaultfd(2) does without.
+  Check(unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0,
+        "unshare");
+  Check(mount("none", "/dev", "tmpfs", 0, nullptr) == 0, "mount");
+  (void)mkdir("/dev/vfio", 0700);
+  Check(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) >= 0, path);
+  client.MapPrivate();
+  client.Load();
+  client.ExpectContent();
+}
+
 // Also what QEMU does between load and resume: devices write to pages that have not arrived, by the
 // kernel's hand.
 void KernelWritesIntoMissingPages(Client& client) {
@@ -354,6 +369,8 @@ int Main(const std::string& path, const std::string& situation) {
       {"prealloc", Prealloc},
       {"mlock", MemoryLock},
       {"named_file", NamedFile},
+      {"pinning_vfio", [](Client& c) { WithDeviceNode(c, "/dev/vfio/7"); }},
+      {"pinning_vdpa", [](Client& c) { WithDeviceNode(c, "/dev/vhost-vdpa-0"); }},
       {"kernel_writes", KernelWritesIntoMissingPages},
       {"without_permission_later", WithoutPermissionLater},
       {"without_permission", WithoutPermission},

@@ -43,11 +43,13 @@ std::string ReadFile(const std::string& path) {
   return text.str();
 }
 
-TEST_P(PreloadTest, EveryByteIsRightAndTheWayIsTold) {
+TEST_P(PreloadTest, Invariant10EveryByteIsRightAndTheWayIsTold) {
   SKIP_WITHOUT_USERFAULTFD();
   const std::string stem = ::testing::TempDir() + "/preload_" + GetParam().name;
   const bool as_nobody = std::string(GetParam().name).find("without_permission") == 0;
   if (as_nobody && getuid() != 0) GTEST_SKIP() << "only root can give up its permission";
+  const bool with_devices = std::string(GetParam().name).find("pinning_") == 0;
+  if (with_devices && getuid() != 0) GTEST_SKIP() << "only root can have a /dev of its own";
   const std::string snapshot = stem + ".mr", errors = stem + ".err";
   // Where nobody, too, may write.
   char directory[] = "/tmp/ramjet_preload_test.XXXXXX";
@@ -104,8 +106,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Situation{"private_mapping_of_a_file", "private mapping"},
                       Situation{"prealloc", "populated already"},
                       Situation{"mlock", "(prealloc or mlock)"},
-                      Situation{"named_file", "/dev/shm/"}, Situation{"kernel_writes"},
-                      Situation{"without_permission_later"},
+                      Situation{"named_file", "/dev/shm/"},
+                      Situation{"pinning_vfio", "a device that pins guest memory is in use"},
+                      Situation{"pinning_vdpa", "a device that pins guest memory is in use"},
+                      Situation{"kernel_writes"}, Situation{"without_permission_later"},
                       Situation{"without_permission", "no permission to serve page faults"}),
     [](const auto& param) { return std::string(param.param.name); });
 
