@@ -144,7 +144,8 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
   const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
   const absl::StatusOr<uint64_t> actual = KernelPageSize(addr);
   if (absl::IsInvalidArgument(actual.status())) return actual.status();
-  // Without /proc the caller is believed; that pages are huge, or are not, shows in RegisterEmpty().
+  // Without /proc the caller is believed; that pages are huge, or are not, shows in
+  // RegisterEmpty().
   const uint64_t page_size = actual.ok()                   ? *actual
                              : mapping.host_page_size != 0 ? mapping.host_page_size
                                                            : SystemPageSize();

@@ -280,8 +280,8 @@ TEST(Failure, WhatIsUnmappedIsOwedToNobody) {
 void OnSignal(int) {}
 
 // A thread with a signal pending faults on its page again and again. While a mapping was changing,
-// each time took a place among the parked faults, until no event was read any more: not even the one
-// that would have let the mapping settle.
+// each time took a place among the parked faults, until no event was read any more: not even the
+// one that would have let the mapping settle.
 TEST(Failure, Invariant5SignalsWhileMappingsChangeHangNobody) {
   SKIP_WITHOUT_USERFAULTFD();
   struct sigaction action = {};

@@ -71,8 +71,8 @@ class GuestMemory {
   int memfd_ = -1;
 };
 
-// Puts garbage into the file where its bitmaps are clear: what an older save has left there. Into the
-// neighbours of pages with content only, which are the likeliest to be read by mistake.
+// Puts garbage into the file where its bitmaps are clear: what an older save has left there. Into
+// the neighbours of pages with content only, which are the likeliest to be read by mistake.
 void PutStaleData(const std::string& path);
 
 // A snapshot of one block of `pages` host pages, of which those of `nonzero` hold
