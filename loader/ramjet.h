@@ -293,7 +293,8 @@ RAMJET_API int ramjet_detach(ramjet *load);
 RAMJET_API int ramjet_abandon(ramjet *load);
 
 /* Frees the handle; NULL is allowed. What is attached, unless it was abandoned, is loaded to the
- * end first, however long that takes, and detached: the guest is never left with pages owed. */
+ * end first, however long that takes, and detached: the guest is never left with pages owed. After
+ * ramjet_wait() has said -ENOTRECOVERABLE it is abandoned instead. */
 RAMJET_API void ramjet_close(ramjet *load);
 
 /* --- Saving --- */

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,7 +82,8 @@ SnapshotLoader::~SnapshotLoader() {
     (void)StartEager();
     (void)Wait();
   }
-  (void)Detach();
+  // What the VM was to be stopped for cannot be loaded, and must not become zeros now.
+  if (!Detach().ok()) Abandon();
 }
 
 absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
@@ -187,10 +187,9 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
 absl::Status SnapshotLoader::Empty(const RamBlock::Memory& memory, uint64_t length,
                                    BlockMemory kind) {
   // MADV_DONTNEED would leave the pages of shared memory in the page cache, where the next fault
-  // finds them. The system call itself, for in a preloaded process madvise() is ours, and means the
-  // guest.
+  // finds them.
   const int advice = kind == BlockMemory::kShared ? MADV_REMOVE : MADV_DONTNEED;
-  if (syscall(SYS_madvise, memory.host, length, advice) == 0) return absl::OkStatus();
+  if (madvise(reinterpret_cast<void*>(memory.host), length, advice) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(
       errno != EINVAL ? absl::StrCat("it cannot be emptied: ", std::strerror(errno))
       : memory.zeroable
@@ -272,11 +271,11 @@ void SnapshotLoader::MakeInaccessible(const RamBlock& block) {
   const absl::StatusOr<std::vector<RegisteredRange>> ranges =
       RegisteredRanges(block.host(), block.host() + block.length());
   if (!ranges.ok()) {
-    (void)syscall(SYS_mprotect, block.host(), block.length(), PROT_NONE);
+    (void)mprotect(reinterpret_cast<void*>(block.host()), block.length(), PROT_NONE);
     return;
   }
   for (const RegisteredRange& range : *ranges) {
-    (void)syscall(SYS_mprotect, range.start, range.end - range.start, PROT_NONE);
+    (void)mprotect(reinterpret_cast<void*>(range.start), range.end - range.start, PROT_NONE);
   }
 }
 

@@ -99,7 +99,7 @@ class SnapshotLoader {
                                                                 const PageSource* source = nullptr);
 
   // Loads what is left, whatever it takes, and detaches: guest memory is never left with pages owed
-  // and nobody to bring them (invariant 7).
+  // and nobody to bring them (invariant 7). If the VM had to be stopped, abandons it.
   ~SnapshotLoader();
 
   // Makes the mapping that block's memory: whatever is there is dropped, and from the return on

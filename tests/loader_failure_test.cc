@@ -199,6 +199,19 @@ TEST(Failure, Invariant6WhereAPageMustNotBePoisonedTheVmIsStoppedOnceAndTheWaite
   EXPECT_TRUE(absl::IsCancelled(load->loader->Wait()));
 }
 
+// Whoever frees the loader of a stopped VM without more ado must not hand it zeros.
+TEST(Failure, Invariant7AStoppedVmIsAbandonedWithItsLoader) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(64, {{0, 64}}, MemoryKind::kPrivate,
+                    SnapshotLoader::Options{.on_unreadable = OnUnreadable::kStopVm});
+  load.source->Fail(5, absl::DataLossError("gone"), 1 << 30);
+  std::thread vcpu([&] { EXPECT_TRUE(IsPoisoned(load.memory.data() + 5 * HostPageBytes())); });
+  EXPECT_TRUE(absl::IsAborted(load.loader->Wait()));
+  load.loader.reset();
+  vcpu.join();
+  EXPECT_TRUE(IsPoisoned(load.memory.data() + 5 * HostPageBytes()));
+}
+
 TEST(Failure, TheProcessThatIsToBeKilledIsKilled) {
   SKIP_WITHOUT_USERFAULTFD();
   const pid_t vm = fork();
