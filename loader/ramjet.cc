@@ -4,6 +4,7 @@
 #undef ramjet
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -138,7 +139,7 @@ std::optional<size_t> FindBlock(const Snapshot& snapshot, const char* idstr) {
 }
 
 std::string StatsText(const ramjet_handle& load) {
-  if (load.loader == nullptr) return FormatStats({}, nullptr);
+  if (load.loader == nullptr) return FormatStats({.complete = true}, nullptr);
   const SnapshotLoader::PageCounts lazy = load.loader->attached_pages();
   StatsContent content{.complete = load.loader->complete(),
                        .lazy_pages = lazy.total,
@@ -332,6 +333,7 @@ int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
   const std::optional<ramjet_block> given = Read(block);
   if (!given) return BadStruct("ramjet_block");
   if (given->idstr == nullptr) return Fail(EINVAL, "idstr is NULL");
+  if (given->reserved != 0) return Fail(EINVAL, "reserved is not 0");
   if (load->loader == nullptr) return Fail(ENOTSUP, "the snapshot was opened with RAMJET_NOT_LAZY");
   const std::optional<size_t> index = ramjet::FindBlock(*load->snapshot, given->idstr);
   if (!index) {
@@ -440,6 +442,11 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
       (devices == nullptr && device_count > 0)) {
     return Fail(EINVAL, "path, blocks or devices is NULL");
   }
+  if (block_count == 0) return Fail(EINVAL, "there is no block to save");
+  struct stat there;
+  if (lstat(path, &there) == 0 && !S_ISREG(there.st_mode)) {
+    return Fail(EINVAL, absl::StrCat(path, ": is there and no regular file"));
+  }
   ramjet::SnapshotContent content;
   for (uint64_t i = 0; i < block_count; ++i) {
     const ramjet_save_block& block = blocks[i];
@@ -474,6 +481,13 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
     }
     if (device.state == nullptr && device.length > 0) {
       return Fail(EINVAL, absl::StrCat("device \"", device.name, "\": state is NULL"));
+    }
+    for (uint64_t other = 0; other < i; ++other) {
+      if (std::strcmp(devices[other].name, device.name) == 0 &&
+          devices[other].instance_id == device.instance_id) {
+        return Fail(EINVAL, absl::StrCat("two devices are called \"", device.name, "\", instance ",
+                                         device.instance_id));
+      }
     }
     content.devices.push_back(
         {.name = device.name,

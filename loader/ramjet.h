@@ -1,8 +1,9 @@
 /* ramjet: resumes a virtual machine from a snapshot before its memory is loaded. The C face.
  *
  * A VMM maps guest RAM, attaches it to the blocks of a snapshot, and runs the guest at once. Pages
- * that are touched are fetched from the file (userfaultfd, pread); the others follow behind, and
- * when the last one is there the memory is ordinary again. The whole of a restore path:
+ * that are touched are fetched from the file (userfaultfd, pread); the others follow behind. When
+ * the last one is there, ramjet_close() or ramjet_detach() makes the memory ordinary again. The
+ * whole of a restore path:
  *
  *     struct ramjet_options options = RAMJET_OPTIONS_INIT;
  *     ramjet *load;
@@ -19,7 +20,9 @@
  *
  *     ramjet_start_eager(load);
  *     if (ramjet_wait(load, -1) < 0) die(ramjet_error());  // in a thread that is no vCPU's
- *     ramjet_close(load);
+ *     struct ramjet_stats stats = RAMJET_STATS_INIT;
+ *     if (ramjet_get_stats(load, &stats) == 0 && stats.poisoned_pages > 0) warn(...);
+ *     ramjet_close(load);  // at once: until then the first touch of a page of zeros costs a fault
  *
  * Conventions
  *  1. A function that can fail returns a negative errno; what it returns else, 0 unless it says so,
@@ -30,6 +33,7 @@
  *     handle; only ramjet_close() wants to be the last, with no other call under way.
  *     ramjet_wait(), ramjet_detach() and ramjet_close() must not be called by a thread on which an
  *     access to guest memory depends (one that holds a lock which a vCPU needs).
+ *     A handle is never NULL, but for ramjet_close().
  *  3. Addresses are of the calling process; lengths and offsets are bytes; ranges are half-open.
  *  4. Structs begin with their own size and may grow in later versions. Begin with the ..._INIT
  *     macro, which also sets what is not zero by default. A field that a caller of an older version
@@ -41,24 +45,28 @@
  *     and never exits. Its threads are called ramjet-*. It touches guest memory only through the
  *     kernel, so it needs no lock of yours; ramjet_read_block() and ramjet_save() alone go there.
  *  7. While a load is not complete, the attached memory must not be mremap()ed, and a child process
- *     that is forked sees zeros in pages that have not arrived: use MADV_DONTFORK.
- *     madvise(MADV_DONTNEED), madvise(MADV_REMOVE) and munmap() are understood: what is discarded
- *     is zero, and what is unmapped is forgotten. MADV_DONTNEED counts as a discard on shared
- *     memory, too. For holes made by fallocate() see ramjet_discard(). mlock(), and devices that
- *     pin memory (VFIO), wait for every page: let ramjet_wait() come first.
- *  8. What a vCPU sees of a page that was poisoned, or of memory that was abandoned, depends on the
- *     host: KVM_RUN fails with EFAULT or EHWPOISON, the vCPU's thread gets a SIGBUS (block it but
- *     in KVM_RUN), or KVM takes the access for one to a device: KVM_EXIT_MMIO with an address
- *     inside RAM, or KVM_EXIT_INTERNAL_ERROR. tools/demo_vm has all of them.
+ *     that is forked sees zeros in pages that have not arrived: use MADV_DONTFORK. munmap() is
+ *     understood, as are MADV_DONTNEED on private and MADV_REMOVE on shared memory: what is
+ *     discarded is zero. Do not use MADV_DONTNEED on shared memory: the kernel keeps what has
+ *     arrived, and what has not becomes zero for ever. For holes made by fallocate() see
+ *     ramjet_discard(). mlock(), and devices that pin memory (VFIO), wait for every page: let
+ *     ramjet_wait() come first.
+ *     Nor may the file be written or truncated: every page that has not arrived then counts as
+ *     unreadable. Deleting it, renaming it, and ramjet_save() to its path do no harm.
+ *  8. What a vCPU sees of a page that was poisoned, or of memory that was abandoned, depends on
+ *     the host: KVM_RUN fails with EFAULT or EHWPOISON, the vCPU's thread gets a SIGBUS (block it
+ *     in the thread, and unblock it in KVM_RUN only, by KVM_SET_SIGNAL_MASK), or KVM takes the
+ *     access for one to a device: KVM_EXIT_MMIO with an address inside RAM, or
+ *     KVM_EXIT_INTERNAL_ERROR. tools/demo_vm has all of them.
  *  9. Needs Linux 4.11 or later and the permission to serve page faults: read and write access to
  *     /dev/userfaultfd (Linux 6.1), or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1.
- *     Unreadable pages can be poisoned since 6.6; huge pages arrive whole since 6.8. Sources: Linux
- *     Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2), ioctl_userfaultfd(2).
+ *     Unreadable pages can be poisoned since 6.6; transparent huge pages arrive whole since 6.8.
+ *     Sources: Linux Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2),
+ *     ioctl_userfaultfd(2).
  *
- * Link with -lramjet (pkg-config ramjet). A C++ program includes either this header or the C++ face
- * in one file: the handle has the name of the other's namespace. The file format is QEMU's
- * mapped-ram (docs/devel/migration/mapped-ram.rst of QEMU 9.0 and later); ramjet_save() writes it
- * for VMMs that have no other writer.
+ * Link with -lramjet (pkg-config ramjet). The file format is QEMU's mapped-ram
+ * (docs/devel/migration/mapped-ram.rst of QEMU 9.0 and later); ramjet_save() writes it for VMMs
+ * that have no other writer.
  */
 #ifndef RAMJET_LOADER_RAMJET_H_
 #define RAMJET_LOADER_RAMJET_H_
@@ -107,7 +115,8 @@ struct ramjet_options {
   /* Where the migration stream begins in the file; 0: at its start, or behind libvirt's header. */
   uint64_t stream_offset;
   /* A userfaultfd of this process, not registered with anything, of which a duplicate is used; or
-   * -1: open one. If UFFDIO_API was called on it, then with UFFD_FEATURE_EVENT_REMOVE. */
+   * -1: open one. It must not be opened with UFFD_USER_MODE_ONLY, for KVM's accesses come from the
+   * kernel. If UFFDIO_API was called on it, then with UFFD_FEATURE_EVENT_REMOVE. */
   int32_t uffd;
   /* An open /dev/userfaultfd for a process that can no longer open it, or -1. Stays yours. */
   int32_t device_fd;
@@ -215,9 +224,9 @@ struct ramjet_block {
   { sizeof(struct ramjet_block), 0, 0, 0, 0, 0, 0, 0 }
 
 /* Makes `block->host` the memory of that block of the snapshot. What was there is dropped; when the
- * call returns, every access sees the snapshot's content, at once or as soon as it is read. A block
- * can be attached once, also after a failure. After a failure nobody waits for faults there, and
- * the memory's content is unspecified: load it by ramjet_read_block().
+ * call returns, every access sees the snapshot's content, at once or as soon as it is read. After
+ * a failure nobody waits for faults there, and the memory's content is unspecified: try again, or
+ * load it by ramjet_read_block().
  * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -ENOTSUP: this memory cannot
  * be loaded lazily (of a file on disk, locked, registered with another userfaultfd, ...). */
 RAMJET_API int ramjet_attach(ramjet *load, const struct ramjet_block *block);
@@ -235,7 +244,8 @@ RAMJET_API int ramjet_start_eager(ramjet *load);
 
 /* The caller is about to discard [start, start + length) in a way that the kernel does not report:
  * fallocate() with FALLOC_FL_PUNCH_HOLE on shared memory. On return nothing of it can arrive any
- * more: pages that have not are zero for ever. Waits for installs under way, never for I/O. */
+ * more: pages that have not are zero for ever. Whole pages of attached memory, that is; the rest of
+ * the range is none of its business. Waits for installs under way, never for I/O. */
 RAMJET_API int ramjet_discard(ramjet *load, void *start, uint64_t length);
 
 /* Waits until all attached blocks are complete, for at most `timeout_ms` milliseconds (negative: no
@@ -314,8 +324,10 @@ struct ramjet_save_device {
 };
 
 /* Writes a snapshot: `block_count` blocks, pages of zeros as holes, and `device_count` devices. It
- * appears under `path` when it is complete and on disk, never before. The guest must be stopped.
- * -EIO: a page of a block cannot be read, as it is poisoned; or the file cannot be written. */
+ * appears under `path`, where it replaces a regular file, when it is complete and on disk; until
+ * then it is called PATH.PID.tmp. The guest must be stopped.
+ * -EINVAL: also if something else than a regular file is there. -EIO: a page of a block cannot be
+ * read, as it is poisoned; or the file cannot be written. */
 RAMJET_API int ramjet_save(const char *path, const struct ramjet_save_block *blocks,
                            uint64_t block_count, const struct ramjet_save_device *devices,
                            uint64_t device_count);

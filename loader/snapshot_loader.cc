@@ -22,6 +22,15 @@ uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 
 uint64_t RoundUp(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
+// Whether `length` bytes from `a` in one mapping and from `b` in the other are the same of one file.
+bool SameBytes(const KernelMapping& one, uintptr_t a, const KernelMapping& other, uintptr_t b,
+               uint64_t length) {
+  return other.shared && one.inode == other.inode && one.device_major == other.device_major &&
+         one.device_minor == other.device_minor &&
+         one.offset + (a - one.start) == other.offset + (b - other.start) &&
+         other.end - b >= length && one.page_bytes == other.page_bytes;
+}
+
 // Whether the host has transparent huge pages at all, for memory that asks for them.
 bool HostHasHugePages() {
   std::array<char, 128> text{};
@@ -142,13 +151,18 @@ absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint6
 absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& stored,
                                                       const BlockMapping& mapping) const {
   const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
-  const absl::StatusOr<uint64_t> actual = KernelPageSize(addr);
+  const absl::StatusOr<KernelMapping> actual = MappingAt(addr);
   if (absl::IsInvalidArgument(actual.status())) return actual.status();
   // Without /proc the caller is believed; that pages are huge, or are not, shows in
   // RegisterEmpty().
-  const uint64_t page_size = actual.ok()                   ? *actual
+  const uint64_t page_size = actual.ok()                   ? actual->page_bytes
                              : mapping.host_page_size != 0 ? mapping.host_page_size
                                                            : SystemPageSize();
+  if (actual.ok() && actual->shared != (mapping.memory == BlockMemory::kShared)) {
+    return absl::InvalidArgumentError(actual->shared
+                                          ? "its memory is shared, and said to be private"
+                                          : "its memory is private, and said to be shared");
+  }
   if (mapping.host_page_size != 0 && mapping.host_page_size != page_size) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "its host page size is said to be %d, and is %d", mapping.host_page_size, page_size));
@@ -171,9 +185,12 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
   if (mapping.memory != BlockMemory::kShared) {
     return absl::InvalidArgumentError("private memory has no alias");
   }
-  if (reinterpret_cast<uintptr_t>(mapping.alias) % page_size != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("its alias is not a multiple of %d", page_size));
+  const auto alias = reinterpret_cast<uintptr_t>(mapping.alias);
+  const absl::StatusOr<KernelMapping> other = MappingAt(alias);
+  if (absl::IsInvalidArgument(other.status())) return other.status();
+  // What is written there would go anywhere.
+  if (actual.ok() && other.ok() && !SameBytes(*actual, addr, *other, alias, needed)) {
+    return absl::InvalidArgumentError("its alias is not a mapping of the same bytes");
   }
   const bool can_continue = page_size == SystemPageSize() ? uffd_->features().minor_shmem
                                                           : uffd_->features().minor_hugetlb;
@@ -237,7 +254,8 @@ absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
     if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
     if (complete()) return absl::OkStatus();
     if (vm_stop_->stopped()) {
-      return absl::AbortedError("a page cannot be had, and the VM has to be stopped");
+      return absl::AbortedError(
+          absl::StrCat("the VM has to be stopped: ", vm_stop_->why().message()));
     }
     if (!progress_.AwaitNext(moments, deadline)) {
       return absl::DeadlineExceededError("the load is not complete yet");

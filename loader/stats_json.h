@@ -27,7 +27,7 @@ struct StatsContent {
   uint64_t lazy_nonzero_pages = 0;
   absl::Duration to_resume = absl::InfiniteDuration();    // infinite: null
   absl::Duration to_complete = absl::InfiniteDuration();  // infinite: null
-  absl::Duration cpu;
+  absl::Duration cpu = absl::ZeroDuration();
 };
 
 // The JSON object, with a newline. `stats` may be nullptr: nothing was lazy.

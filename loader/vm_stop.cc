@@ -25,8 +25,18 @@ VmStop::~VmStop() {
   if (pidfd_ >= 0) close(pidfd_);
 }
 
+absl::Status VmStop::why() const {
+  absl::MutexLock lock(&mu_);
+  return why_;
+}
+
 void VmStop::Stop(const absl::Status& why) {
-  if (stopped_.exchange(true)) return;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!why_.ok()) return;
+    why_ = why;
+  }
+  stopped_.store(true, std::memory_order_release);
   if (callback_) {
     callback_(why);
   } else if (pidfd_ >= 0) {

@@ -8,8 +8,10 @@
 #include <functional>
 #include <memory>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 
 namespace ramjet {
 
@@ -33,6 +35,7 @@ class VmStop {
 
   void Stop(const absl::Status& why);
   bool stopped() const { return stopped_.load(std::memory_order_acquire); }
+  absl::Status why() const ABSL_LOCKS_EXCLUDED(mu_);  // OK until it is stopped
 
  private:
   VmStop(Callback callback, pid_t pid) : callback_(std::move(callback)), pid_(pid) {}
@@ -41,6 +44,9 @@ class VmStop {
   const pid_t pid_;
   int pidfd_ = -1;
   std::atomic<bool> stopped_{false};
+
+  mutable absl::Mutex mu_;
+  absl::Status why_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace ramjet

@@ -364,12 +364,47 @@ TEST(MemoryKinds, MappingsThatDoNotFitAreRefusedInWords) {
   EXPECT_TRUE(memory.HoldsPattern(15));
 }
 
+// What is written through an alias that is none would go to somebody else's memory.
+TEST(MemoryKinds, AnAliasOfOtherBytesIsRefused) {
+  SKIP_WITHOUT_USERFAULTFD();
+  GuestMemory memory(64 * HostPageBytes(), MemoryKind::kAliased);
+  const GuestMemory other(64 * HostPageBytes(), MemoryKind::kShared);
+  auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
+  ASSERT_TRUE(loader.ok());
+  const BlockMapping mapping = memory.mapping();
+  for (uint8_t* const wrong : {other.data(), memory.data() + HostPageBytes(),
+                               static_cast<uint8_t*>(mapping.alias) + HostPageBytes()}) {
+    BlockMapping with_wrong = mapping;
+    with_wrong.alias = wrong;
+    EXPECT_THAT((*loader)->Attach(0, with_wrong).ToString(),
+                HasSubstr("not a mapping of the same bytes"));
+  }
+  EXPECT_TRUE((*loader)->Attach(0, mapping).ok());
+  EXPECT_TRUE(memory.HoldsPattern(63));
+}
+
+TEST(MemoryKinds, MemoryThatIsNotAsItIsSaidToBeIsRefused) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const GuestMemory memory(64 * HostPageBytes(), MemoryKind::kPrivate);
+  const GuestMemory shared(64 * HostPageBytes(), MemoryKind::kShared);
+  auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
+  ASSERT_TRUE(loader.ok());
+  BlockMapping wrong = memory.mapping();
+  wrong.memory = BlockMemory::kShared;
+  EXPECT_THAT((*loader)->Attach(0, wrong).ToString(), HasSubstr("its memory is private"));
+  wrong = shared.mapping();
+  wrong.memory = BlockMemory::kPrivate;
+  EXPECT_THAT((*loader)->Attach(0, wrong).ToString(), HasSubstr("its memory is shared"));
+}
+
 TEST(MemoryKinds, AMappingsPageSizeIsFoundOut) {
   const int here = 0;
-  const absl::StatusOr<uint64_t> size = KernelPageSize(reinterpret_cast<uintptr_t>(&here));
-  ASSERT_TRUE(size.ok()) << size.status();
-  EXPECT_EQ(*size, HostPageBytes());
-  EXPECT_FALSE(KernelPageSize(0).ok());
+  const absl::StatusOr<KernelMapping> found = MappingAt(reinterpret_cast<uintptr_t>(&here));
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->page_bytes, HostPageBytes());
+  EXPECT_FALSE(found->shared);
+  EXPECT_EQ(found->inode, 0u);
+  EXPECT_FALSE(MappingAt(0).ok());
 }
 
 // --- A descriptor of the caller's ---

@@ -1,7 +1,7 @@
+#include <atomic>
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "loader/read_pacer.h"
@@ -16,8 +16,9 @@ class NotingSource : public PageSource {
  public:
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
     if (block == 1) {
-      held_.Notify();
-      release_.WaitForNotification();
+      held_ = true;
+      held_.notify_all();
+      release_.wait(false);
       return absl::OkStatus();
     }
     if (offset != expected_offset_) return absl::InternalError("a piece is missing");
@@ -27,8 +28,8 @@ class NotingSource : public PageSource {
     return absl::OkStatus();
   }
 
-  mutable absl::Notification held_;
-  mutable absl::Notification release_;
+  mutable std::atomic<bool> held_{false};
+  mutable std::atomic<bool> release_{false};
   mutable uint64_t expected_offset_ = 0;
   mutable std::vector<uint64_t> pieces_;
   uint64_t fails_at_ = 0;
@@ -67,11 +68,12 @@ TEST(ReadPacer, BulkGoesOnWhileADemandReadStalls) {
   uint8_t page[4096];
   std::thread demand(
       [&] { ASSERT_TRUE(pacer.demand().ReadPages(1, 0, absl::MakeSpan(page)).ok()); });
-  source.held_.WaitForNotification();
+  source.held_.wait(false);
   std::vector<uint8_t> buffer(1 << 20);
   EXPECT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
   EXPECT_EQ(source.expected_offset_, buffer.size());
-  source.release_.Notify();
+  source.release_ = true;
+  source.release_.notify_all();
   demand.join();
 }
 

@@ -658,6 +658,27 @@ static void test_errors_are_of_their_thread(void) {
   CHECK(strcmp(ramjet_error(), mine) == 0);
 }
 
+/* What is no file of ours is not replaced by one. */
+static void test_save_refuses(void) {
+  unsigned char *memory = map_private();
+  struct ramjet_save_block block;
+  struct ramjet_save_device devices[2];
+  memset(&block, 0, sizeof(block));
+  memset(devices, 0, sizeof(devices));
+  block.idstr = "ram";
+  block.host = memory;
+  block.length = kLength;
+  devices[0].name = devices[1].name = "timer";
+  CHECK(mkfifo(path_of("fifo"), 0600) == 0);
+  CHECK_ERROR(EINVAL, ramjet_save(path_of("fifo"), &block, 1, NULL, 0));
+  CHECK(symlink("elsewhere", path_of("link")) == 0);
+  CHECK_ERROR(EINVAL, ramjet_save(path_of("link"), &block, 1, NULL, 0));
+  CHECK_ERROR(EINVAL, ramjet_save(path_of("none.mr"), NULL, 0, NULL, 0));
+  CHECK_ERROR(EINVAL, ramjet_save(path_of("twice.mr"), &block, 1, devices, 2));
+  CHECK(count_files_with("none") == 0 && count_files_with("twice") == 0);
+  munmap(memory, kLength);
+}
+
 /* Who may serve no page faults, or has memory that cannot be lazy, loads in the plain way. */
 static void test_plain_load(void) {
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
@@ -751,6 +772,7 @@ int main(void) {
   CHECK(strcmp(ramjet_version(), "0.1.0") == 0);
   CHECK(*ramjet_error() == '\0');
   test_save();
+  test_save_refuses();
   test_open_refuses();
   test_errors_are_of_their_thread();
   test_open_without_permission();

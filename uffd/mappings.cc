@@ -44,8 +44,10 @@ absl::Status NothingMapped(uintptr_t addr) {
   return absl::InvalidArgumentError(absl::StrFormat("nothing is mapped at %#x", addr));
 }
 
+constexpr uint64_t kVmaShared = 0x08;  // in vma_flags
+
 // nullopt: this kernel does not know the question.
-std::optional<absl::StatusOr<uint64_t>> AskKernel(uintptr_t addr) {
+std::optional<absl::StatusOr<KernelMapping>> AskKernel(uintptr_t addr) {
   const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   if (maps < 0) return std::nullopt;
   ProcmapQuery query{};
@@ -54,34 +56,41 @@ std::optional<absl::StatusOr<uint64_t>> AskKernel(uintptr_t addr) {
   const int result = ioctl(maps, kProcmapQuery, &query);
   const int error = errno;
   close(maps);
-  if (result == 0) return query.vma_page_size;
+  if (result == 0) {
+    return KernelMapping{.start = query.vma_start,
+                         .end = query.vma_end,
+                         .shared = (query.vma_flags & kVmaShared) != 0,
+                         .page_bytes = query.vma_page_size,
+                         .offset = query.inode == 0 ? 0 : query.vma_offset,
+                         .device_major = query.dev_major,
+                         .device_minor = query.dev_minor,
+                         .inode = query.inode};
+  }
   if (error == ENOENT) return NothingMapped(addr);
   return std::nullopt;
 }
 
-// One mapping of /proc/self/smaps (Linux Documentation/filesystems/proc.rst).
-struct Mapping {
-  uintptr_t start = 0;
-  uintptr_t end = 0;
-  uint64_t page_bytes = 0;
-  bool registered = false;  // flags "um", missing, and "ui", minor
-};
-
-// Calls `visit` for each mapping, until it returns false.
+// Calls `visit` for each mapping of /proc/self/smaps (Linux Documentation/filesystems/proc.rst),
+// until it returns false.
 template <typename Visit>
 absl::Status VisitMappings(Visit visit) {
   std::ifstream smaps("/proc/self/smaps");
   if (!smaps) return absl::FailedPreconditionError("/proc/self/smaps cannot be read");
-  Mapping mapping;
+  KernelMapping mapping;
   for (std::string line; std::getline(smaps, line);) {
-    uint64_t start;
-    uint64_t end;
+    KernelMapping head;
+    char access[5] = {};
     uint64_t kib;
-    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2) {
-      mapping = {.start = start, .end = end};
+    if (std::sscanf(line.c_str(),
+                    "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %" SCNx64 ":%" SCNx64 " %" SCNu64,
+                    &head.start, &head.end, access, &head.offset, &head.device_major,
+                    &head.device_minor, &head.inode) == 7) {
+      mapping = head;
+      mapping.shared = access[3] == 's';
     } else if (std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &kib) == 1) {
       mapping.page_bytes = kib << 10;
     } else if (line.rfind("VmFlags:", 0) == 0) {  // the last of a mapping's lines
+      // Missing, or minor.
       mapping.registered =
           line.find(" um") != std::string::npos || line.find(" ui") != std::string::npos;
       if (!visit(mapping)) break;
@@ -90,27 +99,27 @@ absl::Status VisitMappings(Visit visit) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> ReadSmaps(uintptr_t addr) {
-  uint64_t page_bytes = 0;
-  const absl::Status read = VisitMappings([&](const Mapping& mapping) {
-    if (mapping.start <= addr && addr < mapping.end) page_bytes = mapping.page_bytes;
+absl::StatusOr<KernelMapping> ReadSmaps(uintptr_t addr) {
+  std::optional<KernelMapping> found;
+  const absl::Status read = VisitMappings([&](const KernelMapping& mapping) {
+    if (mapping.start <= addr && addr < mapping.end) found = mapping;
     return mapping.end <= addr;
   });
   if (!read.ok()) return read;
-  if (page_bytes == 0) return NothingMapped(addr);
-  return page_bytes;
+  if (!found) return NothingMapped(addr);
+  return *found;
 }
 
 }  // namespace
 
-absl::StatusOr<uint64_t> KernelPageSize(uintptr_t addr) {
-  std::optional<absl::StatusOr<uint64_t>> answer = AskKernel(addr);
+absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr) {
+  std::optional<absl::StatusOr<KernelMapping>> answer = AskKernel(addr);
   return answer ? *std::move(answer) : ReadSmaps(addr);
 }
 
 absl::StatusOr<std::vector<RegisteredRange>> RegisteredRanges(uintptr_t start, uintptr_t end) {
   std::vector<RegisteredRange> ranges;
-  const absl::Status read = VisitMappings([&](const Mapping& mapping) {
+  const absl::Status read = VisitMappings([&](const KernelMapping& mapping) {
     const RegisteredRange inside{std::max(start, mapping.start), std::min(end, mapping.end)};
     if (mapping.registered && inside.start < inside.end) ranges.push_back(inside);
     return mapping.end < end;

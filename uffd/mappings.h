@@ -9,11 +9,24 @@
 
 namespace ramjet {
 
-// The size in bytes of the pages of the mapping that `addr` lies in: the system's, or that of
-// hugetlb. InvalidArgument: nothing is mapped there. FailedPrecondition: /proc does not tell. Asks
-// by PROCMAP_QUERY (Linux 6.11), before that by reading /proc/self/smaps, which takes longer the
-// more is mapped.
-absl::StatusOr<uint64_t> KernelPageSize(uintptr_t addr);
+// A mapping that an address lies in.
+struct KernelMapping {
+  uintptr_t start = 0;
+  uintptr_t end = 0;
+  bool shared = false;
+  uint64_t page_bytes = 0;  // the system's page size, or that of hugetlb
+  // Of a file: which, and where in it the mapping starts. Of memory without a name all 0.
+  uint64_t offset = 0;
+  uint64_t device_major = 0;
+  uint64_t device_minor = 0;
+  uint64_t inode = 0;
+  bool registered = false;  // with a userfaultfd; set by RegisteredRanges() only
+};
+
+// InvalidArgument: nothing is mapped there. FailedPrecondition: /proc does not tell. Asks by
+// PROCMAP_QUERY (Linux 6.11), before that by reading /proc/self/smaps, which takes longer the more
+// is mapped.
+absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr);
 
 // [start, end), all of it registered with a userfaultfd.
 struct RegisteredRange {

@@ -159,13 +159,12 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Open(int device_fd) {
 absl::StatusOr<Userfaultfd> Userfaultfd::Adopt(int fd) {
   const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (own < 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("descriptor ", fd, ": ", std::strerror(errno)));
+    return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, ": ", std::strerror(errno)));
   }
   Userfaultfd result(own, {});
   const std::optional<uint64_t> asked_for = ReadFeatures(own);
   if (!asked_for) {
-    return absl::FailedPreconditionError(absl::StrCat("descriptor ", fd, " is no userfaultfd"));
+    return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is no userfaultfd"));
   }
   // Without O_NONBLOCK, poll() says POLLERR.
   (void)fcntl(own, F_SETFL, fcntl(own, F_GETFL) | O_NONBLOCK);

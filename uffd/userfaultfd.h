@@ -62,7 +62,7 @@ class Userfaultfd {
 
   // The same with a duplicate of `fd`, a userfaultfd of this process with or without its
   // UFFDIO_API. What was asked for there is what there is: FailedPrecondition if discards would go
-  // unreported.
+  // unreported. InvalidArgument: it is no userfaultfd.
   static absl::StatusOr<Userfaultfd> Adopt(int fd);
 
   // Whether `fd` is an open kDevice. A descriptor that was kept for long may be somebody else's by
