@@ -32,16 +32,10 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
   while (!buffer.empty()) {
     const uint64_t piece_bytes = pacer_.NextPieceBytes();
     const absl::Span<uint8_t> piece = buffer.first(std::min<uint64_t>(piece_bytes, buffer.size()));
-    const bool polite =
-        piece_bytes < kMaxPieceBytes && pacer_.slow_.load(std::memory_order_relaxed);
-    absl::Status read;
-    if (polite) {
-      const absl::MutexLock lock(&pacer_.turn_);
+    if (piece_bytes < kMaxPieceBytes && pacer_.slow_.load(std::memory_order_relaxed)) {
       pacer_.AwaitNoDemand();
-      read = pacer_.ReadPiece(block, offset, piece);
-    } else {
-      read = pacer_.ReadPiece(block, offset, piece);
     }
+    absl::Status read = pacer_.ReadPiece(block, offset, piece);
     if (!read.ok()) return read;
     offset += piece.size();
     buffer.remove_prefix(piece.size());

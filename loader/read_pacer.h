@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "mappedram/page_source.h"
 
@@ -17,9 +16,9 @@ namespace ramjet {
 // A disk serves what it was asked for first, so a fault waits for all bulk reads that are queued:
 // with megabytes of them its 50 us become 10 ms and more. Bulk reads are therefore cut into pieces,
 // which shrink to the smallest as soon as faults come and double with each piece in which none did.
-// While they are small, and the source turns out to be as slow as a disk, there is one at a time,
-// and none begins while a page is being read on demand. What comes from the page cache queues
-// nowhere, and is not held up.
+// While they are small, and the source turns out to be as slow as a disk, each waits a moment for
+// a page that is being read on demand. What comes from the page cache queues nowhere, and is not
+// held up.
 //
 // The demand side takes no lock and never waits.
 //
@@ -72,8 +71,6 @@ class ReadPacer {
   // Grows from the smallest on, for a guest's first faults come right after its resume.
   std::atomic<uint64_t> piece_bytes_{kMinPieceBytes};
   std::atomic<bool> slow_{true};  // the last piece came as from a disk
-
-  absl::Mutex turn_;  // of the one who reads a piece politely
 };
 
 }  // namespace ramjet
