@@ -22,7 +22,8 @@ uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 
 uint64_t RoundUp(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-// Whether `length` bytes from `a` in one mapping and from `b` in the other are the same of one file.
+// Whether `length` bytes from `a` in one mapping and from `b` in the other are the same of one
+// file.
 bool SameBytes(const KernelMapping& one, uintptr_t a, const KernelMapping& other, uintptr_t b,
                uint64_t length) {
   return other.shared && one.inode == other.inode && one.device_major == other.device_major &&
