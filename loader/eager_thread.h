@@ -22,7 +22,7 @@ namespace ramjet {
 // What is left to load ahead, handed out a window at a time, each window to one thread.
 //
 // Threads: every method may be called concurrently. The lock is held for a few instructions once in
-// 2 MiB of memory.
+// 2 MiB of memory, and while what has nothing to load is skipped.
 class EagerQueue {
  public:
   struct Window {

@@ -18,9 +18,9 @@ namespace ramjet {
 // Installs fail with EAGAIN while an event is unread, so nobody stays inside for a closed gate's
 // sake.
 //
-// The longest wait in Close() is one ioctl of another thread (64 KiB to 256 KiB are copied, or one
-// huge page moved: 20 to 70 us); Enter() waits for one read(2) of events. No wait includes file
-// I/O.
+// The longest wait in Close() is one ioctl of another thread: 64 KiB are copied, or one huge page
+// moved or, in memory of hugetlb, copied (20 us; 2 MiB of hugetlb 300 us, 1 GiB some tenths of
+// a second). Enter() waits for one read(2) of events. No wait includes file I/O.
 //
 // Threads: every method may be called concurrently, also Close() by several threads.
 // Memory order: what was written before Open() is visible after the next Enter(), and before

@@ -1,12 +1,11 @@
 // The page's trip, and why nothing is lost on it.
 //
-// Install, receive, wake, in this order. Copying and waking in one ioctl would save one, but then a
-// page that is discarded right after its arrival, and before `received` is set, would be faulted
-// on, found claimed, left to its claimant, and never be woken. So: install without waking, set
-// `received`, wake. A fault that was dropped because of a claim is thereby followed by a wake that
-// comes after `received` is visible; it faults again and is seen truly. Every way out of a claim
-// wakes, but two: kAgain, kNoMemory and kUnread of a faulted page give the claim back without
-// a wake, since the fault thread holds the waiter's fault and comes again; whoever claims the page
+// Install, receive, wake, in this order, the first two inside the gate. A fault that was dropped
+// because of a claim is thereby followed by a wake that comes after `received` is visible; it
+// faults again and is seen truly. (tests/model shows that waking inside the gate would do, too;
+// what must not leave the gate is `received`, and giving a claim back.) Every way out of a claim
+// wakes, but two: kAgain, kNoMemory and kUnread of a faulted page give the claim back without a
+// wake, since the fault thread holds the waiter's fault and comes again; whoever claims the page
 // meanwhile wakes it. And where the VM is being stopped, who waits for a page that cannot be had
 // goes on waiting: it must not run on.
 //

@@ -25,8 +25,8 @@ struct RemoveEvent {
   uintptr_t end;
 };
 
-// One batch. In the kernel's order all faults come before all removes of a batch, whenever they
-// happened.
+// One batch. Which of its faults came before which of its removes cannot be told: the kernel hands
+// out faults first, and one that comes meanwhile last.
 struct Events {
   absl::Span<const MissingFault> faults;
   absl::Span<const RemoveEvent> removes;
