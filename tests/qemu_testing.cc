@@ -31,7 +31,10 @@ absl::StatusOr<std::unique_ptr<SourceGuest>> SourceGuest::Boot(
 }
 
 absl::Status SourceGuest::WaitUntilFilled() const {
-  return ramjet::WaitUntilFilled(qemu_->serial(), Soon());
+  const absl::Status filled = ramjet::WaitUntilFilled(qemu_->serial(), Soon());
+  if (filled.ok()) return filled;
+  return absl::Status(filled.code(),
+                      absl::StrCat(filled.message(), "; QEMU said: ", qemu_->Stderr()));
 }
 
 absl::StatusOr<std::unique_ptr<QemuProcess>> StartTarget(const TargetOptions& options) {

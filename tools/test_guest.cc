@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 
 #include "absl/strings/match.h"
@@ -162,11 +163,17 @@ absl::Status WriteInitramfs(const std::string& path, const std::vector<std::stri
                            script.substr(first_line_end)));
 
   const std::string bytes = std::move(archive).Finish();
-  const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!file.valid()) return absl::ErrnoToStatus(errno, path);
-  if (write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
-    return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  // In one step: of two guests that boot from one path, the first may be reading while the second
+  // is being prepared, for QEMU's monitor answers before its machine is made.
+  const std::string unfinished = path + ".new";
+  {
+    const UniqueFd file(open(unfinished.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (!file.valid()) return absl::ErrnoToStatus(errno, unfinished);
+    if (write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
+      return absl::UnavailableError(absl::StrCat("cannot write ", unfinished));
+    }
   }
+  if (std::rename(unfinished.c_str(), path.c_str()) != 0) return absl::ErrnoToStatus(errno, path);
   return absl::OkStatus();
 }
 
