@@ -11,6 +11,9 @@ namespace {
 // More would leave the processor's second-level cache between its reading and its copying.
 constexpr size_t kMaxRunBytes = 256 << 10;
 
+// Between two runs that are read as one.
+constexpr uint64_t kMaxGapPages = 8;
+
 // Where there are fewer processors than vCPUs and threads of ours, a vCPU that has just been given
 // its page, and the fault thread, come first. A third of a busy processor is left for loading
 // ahead.
@@ -22,9 +25,21 @@ uint64_t WindowPages(const RamBlock& block) {
 
 }  // namespace
 
-void EagerQueue::Add(RamBlock& block, bool huge) {
+bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge) {
+  switch (huge) {
+    case HugePages::kNever:
+      return false;
+    case HugePages::kWhereHalfFull:
+      return block.CountNonzero(window) * 2 >= window.count;
+    case HugePages::kWhereAnyContent:
+      return block.CountNonzero(window) > 0;
+  }
+  return false;
+}
+
+void EagerQueue::Add(RamBlock& block, HugePages huge) {
   absl::MutexLock lock(&mu_);
-  entries_.push_back({&block, huge && block.page_size() < HugeStaging::kBytes, 0});
+  entries_.push_back({&block, huge, 0});
   SkipEmpty();
 }
 
@@ -39,7 +54,8 @@ std::optional<EagerQueue::Window> EagerQueue::Next() {
   const uint64_t into_huge =
       block.AddrOf(entry.next_page) % HugeStaging::kBytes / block.page_size();
   const uint64_t count = std::min(pages - into_huge % pages, block.pages() - entry.next_page);
-  const Window window{&block, {entry.next_page, count}, entry.huge && count == pages};
+  const Window window{
+      &block, {entry.next_page, count}, count == pages ? entry.huge : HugePages::kNever};
   entry.next_page += count;
   SkipEmpty();
   return window;
@@ -90,18 +106,24 @@ void EagerThread::Run() {
 
 void EagerThread::LoadWindow(const EagerQueue::Window& window) {
   RamBlock& block = *window.block;
-  // Half full or more: the price, in memory, of what the guest leaves empty is what the host's own
-  // huge pages cost, too. A window in which something is there already cannot arrive whole.
-  if (window.huge && block.CountNonzero(window.run) * 2 >= window.run.count &&
-      !block.AnyClaimed(window.run) && HaveStaging()) {
+  // A window in which something is there already cannot arrive whole.
+  if (IsHugeWindow(block, window.run, window.huge) && !block.AnyClaimed(window.run) &&
+      HaveStaging()) {
     loader_.LoadAheadHuge(block, window.run, *staging_);
     return;
   }
   if (!HaveBuffer(block.page_size())) return;
-  for (PageRun run = block.FindPending(window.run.first, window.run.end()); run.count > 0;
-       run = block.FindPending(run.end(), window.run.end())) {
-    run.count = std::clamp<uint64_t>(kMaxRunBytes / block.page_size(), 1, run.count);
+  const uint64_t most_pages = std::max<uint64_t>(1, kMaxRunBytes / block.page_size());
+  for (PageRun next = block.FindPending(window.run.first, window.run.end()); next.count > 0;) {
+    // As far as it is worth reading in one go: what lies between is there, or zero.
+    PageRun run = next;
+    for (; run.count < most_pages && next.count > 0 && next.first <= run.end() + kMaxGapPages;
+         next = block.FindPending(run.end(), window.run.end())) {
+      run.count = next.end() - run.first;
+    }
+    run.count = std::min(run.count, most_pages);
     loader_.LoadAhead(block, run, buffer_);
+    next = block.FindPending(run.end(), window.run.end());
   }
 }
 

@@ -19,6 +19,18 @@
 
 namespace ramjet {
 
+// Where a block may arrive as transparent huge pages, which also bring memory for the pages of zeros
+// among them.
+enum class HugePages {
+  kNever,            // not private anonymous memory of small pages, or the kernel cannot move them
+  kWhereHalfFull,    // in ranges of which at least half has content
+  kWhereAnyContent,  // wherever a plain read into the memory would have made one: memory for which
+                     // the host or its owner wants them
+};
+
+// Whether `window`, which is one huge page, is to be one.
+bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge);
+
 // What is left to load ahead, handed out a window at a time, each window to one thread.
 //
 // Threads: every method may be called concurrently. The lock is held for a few instructions once in
@@ -27,13 +39,12 @@ class EagerQueue {
  public:
   struct Window {
     RamBlock* block;
-    PageRun run;  // of a huge page, where the block has that much
-    bool huge;    // may arrive as one huge page
+    PageRun run;     // of a huge page, where the block has that much
+    HugePages huge;  // kNever unless it is just one huge page
   };
 
-  // `huge`: the block is private anonymous memory in which huge pages are welcome, and the kernel
-  // can move them. Blocks are served in the order in which they are added; they outlive the queue.
-  void Add(RamBlock& block, bool huge) ABSL_LOCKS_EXCLUDED(mu_);
+  // Blocks are served in the order in which they are added; they outlive the queue.
+  void Add(RamBlock& block, HugePages huge) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Waits until there is a window or the queue is closed: nullopt.
   std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
@@ -43,7 +54,7 @@ class EagerQueue {
  private:
   struct Entry {
     RamBlock* block;
-    bool huge;
+    HugePages huge;
     uint64_t next_page;
   };
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

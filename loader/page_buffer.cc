@@ -14,6 +14,16 @@ namespace {
 constexpr int kProtection = PROT_READ | PROT_WRITE;
 constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 
+// Of a buffer of this size and more, half the huge page may lie idle.
+constexpr size_t kHugeBufferBytes = 256 << 10;
+constexpr size_t kHugePageBytes = HugeStaging::kBytes;
+constexpr size_t kMinPageBytes = 4096;  // no system's pages are smaller
+
+uint8_t* AlignUp(uint8_t* start) {
+  const uintptr_t into_page = reinterpret_cast<uintptr_t>(start) % kHugePageBytes;
+  return start + (into_page == 0 ? 0 : kHugePageBytes - into_page);
+}
+
 absl::Status MapError(size_t bytes) {
   return absl::ResourceExhaustedError(
       absl::StrCat("cannot map ", bytes, " bytes: ", std::strerror(errno)));
@@ -22,37 +32,51 @@ absl::Status MapError(size_t bytes) {
 }  // namespace
 
 absl::StatusOr<PageBuffer> PageBuffer::Create(size_t bytes) {
-  void* const memory = mmap(nullptr, bytes, kProtection, kAnonymous | MAP_POPULATE, -1, 0);
-  if (memory == MAP_FAILED) return MapError(bytes);
-  return PageBuffer(static_cast<uint8_t*>(memory), bytes);
+  const bool small = bytes < kHugeBufferBytes;
+  const size_t size =
+      small ? bytes : (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  const size_t mapped = small ? size : size + kHugePageBytes;
+  void* const mapping = mmap(nullptr, mapped, kProtection, kAnonymous | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return MapError(bytes);
+  auto* const start = static_cast<uint8_t*>(mapping);
+  uint8_t* const memory = small ? start : AlignUp(start);
+  PageBuffer buffer(start, mapped, memory, bytes);
+  if (!small) (void)madvise(memory, size, MADV_HUGEPAGE);  // a kernel without them does without
+  for (size_t at = 0; at < size; at += kMinPageBytes) memory[at] = 0;
+  return buffer;
 }
 
 absl::StatusOr<PageBuffer> PageBuffer::CreateZeros(size_t bytes) {
   // Only read, all of it stays the kernel's one page of zeros.
   void* const memory = mmap(nullptr, bytes, PROT_READ, kAnonymous | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return MapError(bytes);
-  return PageBuffer(static_cast<uint8_t*>(memory), bytes);
+  auto* const start = static_cast<uint8_t*>(memory);
+  return PageBuffer(start, bytes, start, bytes);
 }
 
 PageBuffer::PageBuffer(PageBuffer&& other) noexcept
-    : memory_(std::exchange(other.memory_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : mapping_(std::exchange(other.mapping_, nullptr)),
+      mapped_(std::exchange(other.mapped_, 0)),
+      memory_(std::exchange(other.memory_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 PageBuffer& PageBuffer::operator=(PageBuffer&& other) noexcept {
+  std::swap(mapping_, other.mapping_);
+  std::swap(mapped_, other.mapped_);
   std::swap(memory_, other.memory_);
   std::swap(size_, other.size_);
   return *this;
 }
 
 PageBuffer::~PageBuffer() {
-  if (memory_ != nullptr) munmap(memory_, size_);
+  if (mapping_ != nullptr) munmap(mapping_, mapped_);
 }
 
 absl::StatusOr<HugeStaging> HugeStaging::Create() {
   void* const reservation = mmap(nullptr, 2 * kBytes, PROT_NONE, kAnonymous | MAP_NORESERVE, -1, 0);
   if (reservation == MAP_FAILED) return MapError(2 * kBytes);
   auto* const start = static_cast<uint8_t*>(reservation);
-  const uintptr_t misaligned = reinterpret_cast<uintptr_t>(start) % kBytes;
-  HugeStaging staging(start, start + (misaligned == 0 ? 0 : kBytes - misaligned));
+  HugeStaging staging(start, AlignUp(start));
   if (!staging.Renew()) return MapError(kBytes);
   return staging;
 }

@@ -48,6 +48,8 @@ constexpr int kReadAttempts = 4;
 // One ioctl's worth, which is how long a claim of a run lasts: a copy costs no less a byte above
 // it.
 constexpr uint64_t kMaxInstallBytes = 64 << 10;
+// Read along rather than skipped: to read so much takes no longer than to ask a second time.
+constexpr uint64_t kMaxGapBytes = 32 << 10;
 // The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
 constexpr uint64_t kMaxPageBytes = 1 << 30;
 
@@ -312,16 +314,30 @@ uint64_t PageLoader::MoveHuge(RamBlock& block, PageRun run, uint8_t* content) {
   return arrived;
 }
 
-// Fills `content` with the stored extents of `run`; what lies between them stays as it was.
+// Fills `content` with the stored extents of `run`; what lies between them stays as it was, or is
+// zero.
 absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
                                     uint8_t* content) {
   const uint64_t start = block.BytesOf(run.first);
-  for (auto extent = block.FindStored(run, start); extent.length > 0;
-       extent = block.FindStored(run, extent.end())) {
-    absl::Status read =
-        source.ReadPages(block.index(), extent.offset,
-                         absl::MakeSpan(content + (extent.offset - start), extent.length));
+  for (auto extent = block.FindStored(run, start); extent.length > 0;) {
+    const uint64_t first = extent.offset;
+    uint64_t end = extent.end();
+    RamBlock::Extent next = block.FindStored(run, end);
+    for (; next.length > 0 && next.offset - end <= kMaxGapBytes;
+         next = block.FindStored(run, end)) {
+      end = next.end();
+    }
+    absl::Status read = source.ReadPages(block.index(), first,
+                                         absl::MakeSpan(content + (first - start), end - first));
     if (!read.ok()) return read;
+    // What the file holds where it should hold nothing may be anything.
+    for (uint64_t filled = extent.end(); filled < end; filled = extent.end()) {
+      extent = block.FindStored(run, filled);
+      const uint64_t gap_end = extent.length > 0 ? std::min(extent.offset, end) : end;
+      std::memset(content + (filled - start), 0, gap_end - filled);
+      if (extent.length == 0) break;
+    }
+    extent = next;
   }
   return absl::OkStatus();
 }

@@ -1,30 +1,25 @@
 #include "loader/read_pacer.h"
 
 #include <algorithm>
-#include <ctime>
+#include <mutex>
 
 #include "absl/time/clock.h"
 
 namespace ramjet {
 namespace {
 
-// Slower than this is a disk: the page cache gives 5 GB/s and more.
-constexpr int64_t kDiskBytesPerNs = 2;
+// Slower than this is a disk: what the page cache has comes at 5 GB/s and more.
+constexpr int64_t kDiskBytesPerNs = 4;
 
-// How long a bulk read waits for the demand reads to end. A guest that faults without a pause needs
-// the rest, too.
-constexpr int kMaxGlances = 1;
-constexpr int64_t kGlanceNs = 20'000;
+// A guest that faults more often than this does little else than wait for pages.
+constexpr int64_t kFaultIntervalNs = 500'000;
 
 }  // namespace
 
 absl::Status ReadPacer::Demand::ReadPages(size_t block, uint64_t offset,
                                           absl::Span<uint8_t> buffer) const {
   pacer_.demands_begun_.fetch_add(1, std::memory_order_relaxed);
-  pacer_.demand_reads_.fetch_add(1, std::memory_order_relaxed);
-  absl::Status read = pacer_.source_.ReadPages(block, offset, buffer);
-  pacer_.demand_reads_.fetch_sub(1, std::memory_order_relaxed);
-  return read;
+  return pacer_.demand_source_.ReadPages(block, offset, buffer);
 }
 
 absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
@@ -32,9 +27,8 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
   while (!buffer.empty()) {
     const uint64_t piece_bytes = pacer_.NextPieceBytes();
     const absl::Span<uint8_t> piece = buffer.first(std::min<uint64_t>(piece_bytes, buffer.size()));
-    if (piece_bytes < kMaxPieceBytes && pacer_.slow_.load(std::memory_order_relaxed)) {
-      pacer_.AwaitNoDemand();
-    }
+    std::unique_lock<std::mutex> turn(pacer_.turn_, std::defer_lock);
+    if (piece_bytes < kMaxPieceBytes && pacer_.slow_.load(std::memory_order_relaxed)) turn.lock();
     absl::Status read = pacer_.ReadPiece(block, offset, piece);
     if (!read.ok()) return read;
     offset += piece.size();
@@ -45,27 +39,27 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
 
 uint64_t ReadPacer::NextPieceBytes() {
   const uint64_t begun = demands_begun_.load(std::memory_order_relaxed);
-  const bool faults_came = demands_seen_.exchange(begun, std::memory_order_relaxed) != begun;
-  const uint64_t before = piece_bytes_.load(std::memory_order_relaxed);
-  const uint64_t bytes = faults_came ? kMinPieceBytes : std::min(before * 2, kMaxPieceBytes);
+  const auto faults =
+      static_cast<int64_t>(begun - demands_seen_.exchange(begun, std::memory_order_relaxed));
+  const int64_t now_ns = absl::GetCurrentTimeNanos();
+  const int64_t passed_ns = now_ns - last_piece_ns_.exchange(now_ns, std::memory_order_relaxed);
+  uint64_t bytes = piece_bytes_.load(std::memory_order_relaxed);
+  if (faults * kFaultIntervalNs > passed_ns) {
+    bytes = kMinPieceBytes;
+  } else if (faults == 0) {
+    bytes = std::min(bytes * 2, kMaxPieceBytes);
+  }
   piece_bytes_.store(bytes, std::memory_order_relaxed);
   return bytes;
 }
 
 absl::Status ReadPacer::ReadPiece(size_t block, uint64_t offset, absl::Span<uint8_t> piece) {
   const int64_t begun_ns = absl::GetCurrentTimeNanos();
-  absl::Status read = source_.ReadPages(block, offset, piece);
+  absl::Status read = bulk_source_.ReadPages(block, offset, piece);
   const int64_t took_ns = absl::GetCurrentTimeNanos() - begun_ns;
   slow_.store(static_cast<int64_t>(piece.size()) < took_ns * kDiskBytesPerNs,
               std::memory_order_relaxed);
   return read;
-}
-
-void ReadPacer::AwaitNoDemand() const {
-  for (int i = 0; i < kMaxGlances && demand_reads_.load(std::memory_order_relaxed) > 0; ++i) {
-    const timespec glance{.tv_sec = 0, .tv_nsec = kGlanceNs};
-    nanosleep(&glance, nullptr);
-  }
 }
 
 }  // namespace ramjet

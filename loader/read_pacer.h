@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -11,13 +12,13 @@
 
 namespace ramjet {
 
-// Two faces of one source: demand() for pages that somebody sleeps on, bulk() for all others.
+// Two faces of one snapshot: demand() for pages that somebody sleeps on, bulk() for all others.
 //
 // A disk serves what it was asked for first, so a fault waits for all bulk reads that are queued:
 // with megabytes of them its 50 us become 10 ms and more. Bulk reads are therefore cut into pieces,
 // which shrink to the smallest as soon as faults come and double with each piece in which none did.
-// While they are small, and the source turns out to be as slow as a disk, each waits a moment for
-// a page that is being read on demand. What comes from the page cache queues nowhere, and is not
+// While they are small, and the source turns out to be as slow as a disk, one piece is read at
+// a time, however many threads load ahead. What comes from the page cache queues nowhere, and is not
 // held up.
 //
 // The demand side takes no lock and never waits.
@@ -25,11 +26,12 @@ namespace ramjet {
 // Threads: both faces may be used by any number of threads.
 class ReadPacer {
  public:
-  static constexpr uint64_t kMinPieceBytes = 128 << 10;
+  static constexpr uint64_t kMinPieceBytes = 256 << 10;
   static constexpr uint64_t kMaxPieceBytes = 2 << 20;
 
-  // `source` outlives the pacer.
-  explicit ReadPacer(const PageSource& source) : source_(source), demand_(*this), bulk_(*this) {}
+  // Two ways to the same pages, both of which outlive the pacer.
+  ReadPacer(const PageSource& demand_source, const PageSource& bulk_source)
+      : demand_source_(demand_source), bulk_source_(bulk_source), demand_(*this), bulk_(*this) {}
   ReadPacer(const ReadPacer&) = delete;
   ReadPacer& operator=(const ReadPacer&) = delete;
 
@@ -58,19 +60,20 @@ class ReadPacer {
 
   uint64_t NextPieceBytes();
   absl::Status ReadPiece(size_t block, uint64_t offset, absl::Span<uint8_t> piece);
-  void AwaitNoDemand() const;
 
-  const PageSource& source_;
+  const PageSource& demand_source_;
+  const PageSource& bulk_source_;
   const Demand demand_;
   const Bulk bulk_;
 
   // relaxed throughout: what one side sees late makes a fault a little slower, and nothing wrong.
-  std::atomic<int> demand_reads_{0};        // under way
   std::atomic<uint64_t> demands_begun_{0};  // so far
   std::atomic<uint64_t> demands_seen_{0};   // of those, when the last piece began
+  std::atomic<int64_t> last_piece_ns_{0};   // when that was
   // Grows from the smallest on, for a guest's first faults come right after its resume.
   std::atomic<uint64_t> piece_bytes_{kMinPieceBytes};
   std::atomic<bool> slow_{true};  // the last piece came as from a disk
+  std::mutex turn_;               // of bulk reads while they come one at a time
 };
 
 }  // namespace ramjet

@@ -13,10 +13,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "loader/page_buffer.h"
 #include "uffd/mappings.h"
 
 namespace ramjet {
 namespace {
+
+constexpr int kMadvCollapse = 25;  // Linux 6.1 include/uapi/asm-generic/mman-common.h
 
 uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 
@@ -43,6 +46,22 @@ bool HostHasHugePages() {
                            std::string_view::npos;
 }
 
+// For private memory of small pages.
+HugePages HugePagesFor(const RamBlock& block, const std::vector<RegisteredRange>& ranges) {
+  for (const RegisteredRange& range : ranges) {
+    if (block.host() < range.start || block.host() >= range.end) continue;
+    switch (range.huge) {
+      case HugeAdvice::kWanted:
+        return HugePages::kWhereAnyContent;
+      case HugeAdvice::kNone:
+        return HugePages::kWhereHalfFull;
+      case HugeAdvice::kUnwanted:
+        return HugePages::kNever;
+    }
+  }
+  return HugePages::kNever;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
@@ -53,6 +72,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   absl::StatusOr<Userfaultfd> uffd =
       options.uffd >= 0 ? Userfaultfd::Adopt(options.uffd) : Userfaultfd::Open(options.device_fd);
   if (!uffd.ok()) return uffd.status();
+  snapshot->OpenBulk(options.direct);
   std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
                                                           *std::move(vm_stop), *std::move(uffd)));
   absl::StatusOr<std::unique_ptr<FaultThread>> fault_thread =
@@ -74,7 +94,8 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
       options_(options),
       created_(absl::Now()),
       vm_stop_(std::move(vm_stop)),
-      pacer_(source != nullptr ? *source : *snapshot_),
+      pacer_(source != nullptr ? *source : *snapshot_,
+             source != nullptr ? *source : snapshot_->bulk()),
       map_(snapshot_->blocks().size()),
       attached_(snapshot_->blocks().size()),
       uffd_(std::move(uffd)),
@@ -122,9 +143,10 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   if (!ready.ok()) return ready;
   auto ram = std::make_unique<RamBlock>(block, stored, memory, snapshot_->TakeNonzero(block));
   map_.Insert(*ram);
-  eager_queue_.Add(*ram, HugeWelcome(*ram, mapping.memory));
   attached_[block] = true;
+  private_.push_back(mapping.memory == BlockMemory::kPrivate);
   blocks_.push_back(std::move(ram));
+  if (!eager_threads_.empty()) QueueAttached();
   return absl::OkStatus();
 }
 
@@ -215,15 +237,26 @@ absl::Status SnapshotLoader::Empty(const RamBlock::Memory& memory, uint64_t leng
           : std::string("it is locked, or this kernel cannot empty huge pages (Linux 5.18)"));
 }
 
-// Whether it may arrive as transparent huge pages.
-bool SnapshotLoader::HugeWelcome(const RamBlock& block, BlockMemory memory) const {
-  return memory == BlockMemory::kPrivate && block.memory().zeroable && uffd_->features().move &&
-         HostHasHugePages();
+// Hands what was attached since the last call to the eager threads. Only now, for it takes reading
+// all of /proc/self/smaps.
+void SnapshotLoader::QueueAttached() {
+  if (queued_ == blocks_.size()) return;
+  const bool can_move = uffd_->features().move && HostHasHugePages();
+  const absl::StatusOr<std::vector<RegisteredRange>> ranges =
+      can_move ? RegisteredRanges(0, UINTPTR_MAX) : std::vector<RegisteredRange>{};
+  for (; queued_ < blocks_.size(); ++queued_) {
+    RamBlock& block = *blocks_[queued_];
+    const bool can_be_huge =
+        can_move && private_[queued_] && block.page_size() < HugeStaging::kBytes && ranges.ok();
+    huge_.push_back(can_be_huge ? HugePagesFor(block, *ranges) : HugePages::kNever);
+    eager_queue_.Add(block, huge_.back());
+  }
 }
 
 absl::Status SnapshotLoader::StartEager() {
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
+  QueueAttached();
   while (eager_threads_.size() < options_.eager_threads) {
     absl::StatusOr<std::unique_ptr<EagerThread>> thread =
         EagerThread::Start(eager_queue_, *loader_, stats_);
@@ -271,6 +304,23 @@ absl::Status SnapshotLoader::Detach() {
   absl::MutexLock lock(&mu_);
   End();
   return absl::OkStatus();
+}
+
+void SnapshotLoader::Collapse() {
+  absl::MutexLock lock(&mu_);
+  if (uffd_ || abandoned_.load()) return;
+  for (size_t i = 0; i < huge_.size(); ++i) {
+    if (huge_[i] == HugePages::kNever) continue;
+    const RamBlock& block = *blocks_[i];
+    const uint64_t window_pages = HugeStaging::kBytes / block.page_size();
+    const uint64_t first = RoundUp(block.host(), HugeStaging::kBytes);
+    for (uintptr_t at = first; at + HugeStaging::kBytes <= block.host() + block.length();
+         at += HugeStaging::kBytes) {
+      if (!IsHugeWindow(block, {block.PageOf(at), window_pages}, huge_[i])) continue;
+      const int result = madvise(reinterpret_cast<void*>(at), HugeStaging::kBytes, kMadvCollapse);
+      if (result != 0 && errno == EINVAL) return;  // the kernel does not know it
+    }
+  }
 }
 
 void SnapshotLoader::Abandon() {

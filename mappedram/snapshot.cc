@@ -65,16 +65,30 @@ absl::StatusOr<std::unique_ptr<Snapshot>> Snapshot::Open(File file,
 }
 
 Snapshot::Snapshot(File file, SnapshotDescription description, std::vector<PageBitmap> nonzero)
-    : file_(std::move(file)), description_(std::move(description)), nonzero_(std::move(nonzero)) {}
+    : file_(std::move(file)),
+      bulk_(*this),
+      description_(std::move(description)),
+      nonzero_(std::move(nonzero)) {}
 
 PageBitmap Snapshot::TakeNonzero(size_t block) { return std::move(nonzero_[block]); }
 
 absl::Status Snapshot::ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
+  return ReadPagesBy(file_, block, offset, buffer);
+}
+
+absl::Status Snapshot::Bulk::ReadPages(size_t block, uint64_t offset,
+                                       absl::Span<uint8_t> buffer) const {
+  return snapshot.ReadPagesBy(*reader, block, offset, buffer);
+}
+
+template <typename Reader>
+absl::Status Snapshot::ReadPagesBy(const Reader& reader, size_t block, uint64_t offset,
+                                   absl::Span<uint8_t> buffer) const {
   const SnapshotBlock& from = description_.blocks[block];
   if (!from.in_file()) {
     return InvalidArgumentError(file_, "block \"", from.idstr, "\" is not in the file");
   }
-  absl::Status read = file_.ReadAt(from.pages_offset + offset, buffer);
+  absl::Status read = reader.ReadAt(from.pages_offset + offset, buffer);
   // Asked after reading: content that was there before the change is as good as it ever was.
   const absl::Status unchanged = file_.CheckUnchanged();
   if (!unchanged.ok()) {

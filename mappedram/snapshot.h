@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "mappedram/bulk_reader.h"
 #include "mappedram/file.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/page_source.h"
@@ -57,10 +58,27 @@ class Snapshot : public PageSource {
   // mtime; being unlinked or renamed is fine) and then fails with DataLoss for ever after.
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
 
+  // The same pages for who reads many of them at once: see BulkReader. REQUIRES: OpenBulk().
+  const PageSource& bulk() const { return bulk_; }
+  // Once, before bulk() is read from.
+  void OpenBulk(DirectReads direct) { bulk_.reader.emplace(file_, direct); }
+
  private:
+  struct Bulk : PageSource {
+    explicit Bulk(const Snapshot& owner) : snapshot(owner) {}
+    absl::Status ReadPages(size_t block, uint64_t offset,
+                           absl::Span<uint8_t> buffer) const override;
+
+    const Snapshot& snapshot;
+    std::optional<BulkReader> reader;
+  };
   Snapshot(File file, SnapshotDescription description, std::vector<PageBitmap> nonzero);
+  template <typename Reader>
+  absl::Status ReadPagesBy(const Reader& reader, size_t block, uint64_t offset,
+                           absl::Span<uint8_t> buffer) const;
 
   File file_;
+  Bulk bulk_;
   SnapshotDescription description_;
   std::vector<PageBitmap> nonzero_;
   mutable std::atomic<bool> changed_{false};  // the file was seen to have changed

@@ -11,10 +11,12 @@ namespace {
 
 using ::testing::ElementsAre;
 
-// Gives nothing, notes the sizes it was asked for, and may hold a read of block 1 up.
+// Gives nothing, notes the sizes of what it was asked for of block 0, and may hold a read of block
+// 1 up.
 class NotingSource : public PageSource {
  public:
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
+    if (block == 2) return absl::OkStatus();
     if (block == 1) {
       held_ = true;
       held_.notify_all();
@@ -39,7 +41,7 @@ constexpr uint64_t kMin = ReadPacer::kMinPieceBytes;
 
 TEST(ReadPacer, WithoutFaultsPiecesGrowFromTheSmallestToTheLargest) {
   NotingSource source;
-  ReadPacer pacer(source);
+  ReadPacer pacer(source, source);
   std::vector<uint8_t> buffer(16 << 20);
   ASSERT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
   ASSERT_GE(source.pieces_.size(), 6u);
@@ -49,22 +51,23 @@ TEST(ReadPacer, WithoutFaultsPiecesGrowFromTheSmallestToTheLargest) {
   EXPECT_EQ(source.expected_offset_, buffer.size());
 }
 
-TEST(ReadPacer, AfterAFaultPiecesAreTheSmallestAgain) {
+TEST(ReadPacer, WhileFaultsComeOneUponTheOtherPiecesAreTheSmallest) {
   NotingSource source;
-  ReadPacer pacer(source);
+  ReadPacer pacer(source, source);
   std::vector<uint8_t> buffer(8 << 20);
   ASSERT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
+  // So many that they come too often, whatever the machine is busy with meanwhile.
+  for (int i = 0; i < 100'000; ++i) ASSERT_TRUE(pacer.demand().ReadPages(2, 0, {}).ok());
   source.expected_offset_ = 0;
   source.pieces_.clear();
-  ASSERT_TRUE(pacer.demand().ReadPages(0, 0, absl::MakeSpan(buffer).first(4096)).ok());
-  ASSERT_TRUE(pacer.bulk().ReadPages(0, 4096, absl::MakeSpan(buffer).first(3 * kMin)).ok());
-  EXPECT_THAT(source.pieces_, ElementsAre(4096, kMin, 2 * kMin));
+  ASSERT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer).first(3 * kMin)).ok());
+  EXPECT_THAT(source.pieces_, ElementsAre(kMin, 2 * kMin));
 }
 
 // A guest that faults without a pause, or one whose page does not come, must not stop the rest.
 TEST(ReadPacer, BulkGoesOnWhileADemandReadStalls) {
   NotingSource source;
-  ReadPacer pacer(source);
+  ReadPacer pacer(source, source);
   uint8_t page[4096];
   std::thread demand(
       [&] { ASSERT_TRUE(pacer.demand().ReadPages(1, 0, absl::MakeSpan(page)).ok()); });
@@ -80,7 +83,7 @@ TEST(ReadPacer, BulkGoesOnWhileADemandReadStalls) {
 TEST(ReadPacer, AFailedPieceEndsTheRead) {
   NotingSource source;
   source.fails_at_ = 4 * kMin;
-  ReadPacer pacer(source);
+  ReadPacer pacer(source, source);
   std::vector<uint8_t> buffer(8 << 20);
   EXPECT_TRUE(absl::IsUnavailable(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer))));
   EXPECT_THAT(source.pieces_, ElementsAre(2 * kMin, 4 * kMin));

@@ -5,11 +5,16 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
+#include <fstream>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -49,6 +54,21 @@ bool In(const std::vector<PageRun>& runs, uint64_t page) {
     if (page >= run.first && page < run.end()) return true;
   }
   return false;
+}
+
+// Of the mapping that begins at `start`.
+uint64_t HugePagesAt(uintptr_t start) {
+  std::ifstream smaps("/proc/self/smaps");
+  const std::string head = absl::StrCat(absl::Hex(start), "-");
+  bool found = false;
+  for (std::string line; std::getline(smaps, line);) {
+    found = found || absl::StartsWith(line, head);
+    unsigned long kib;
+    if (found && std::sscanf(line.c_str(), "AnonHugePages: %lu", &kib) == 1) {
+      return (kib << 10) / kHugeBytes;
+    }
+  }
+  return 0;
 }
 
 void ExpectSnapshotContent(const GuestMemory& memory, const std::vector<PageRun>& nonzero) {
@@ -365,15 +385,37 @@ TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
 TEST(SnapshotLoader, HugePagesOfPrivateMemoryArriveWhole) {
   SKIP_WITHOUT_USERFAULTFD();
   if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
-  // A page of the first range is touched before: that range goes page by page. The third is too
-  // empty to be worth it.
-  OneBlockLoad load(2048, {{0, 512}, {512, 512}, {1030, 7}, {1536, 300}}, MemoryKind::kPrivate);
-  EXPECT_TRUE(load.memory.HoldsPattern(9));
+  const std::vector<PageRun> content = {{0, 512}, {512, 512}, {1030, 7}, {1536, 300}};
+  struct Case {
+    int advice;
+    uint64_t moved;
+    uint64_t huge_pages;
+  };
+  // A page of the first range is touched before: that range goes page by page, and is a huge page
+  // only afterwards. With its few pages the third is one only where a plain read would make it one.
+  for (const Case& wanted : {Case{MADV_HUGEPAGE, 512 + 7 + 300, 4}, Case{MADV_NOHUGEPAGE, 0, 0}}) {
+    OneBlockLoad load(2048, content, MemoryKind::kPrivate);
+    ASSERT_EQ(madvise(load.memory.data(), load.memory.length(), wanted.advice), 0);
+    EXPECT_TRUE(load.memory.HoldsPattern(9));
+    ASSERT_TRUE(load.loader->StartEager().ok());
+    ASSERT_TRUE(load.loader->Wait().ok());
+    EXPECT_EQ(load.loader->stats().moved, wanted.moved);
+    ASSERT_TRUE(load.loader->Detach().ok());
+    load.loader->Collapse();
+    ExpectSnapshotContent(load.memory, content);
+    EXPECT_EQ(HugePagesAt(load.memory.addr()), wanted.huge_pages);
+  }
+}
+
+// Bytes of zeros and what an earlier save has left behind lie between the pages that count.
+TEST(SnapshotLoader, WhatIsReadAlongBetweenTwoRunsIsZero) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const std::vector<PageRun> content = {{0, 3}, {4, 1}, {9, 200}, {212, 1}, {600, 8}, {609, 7}};
+  OneBlockLoad load(1024, content, MemoryKind::kPrivate);
   ASSERT_TRUE(load.loader->StartEager().ok());
   ASSERT_TRUE(load.loader->Wait().ok());
-  EXPECT_EQ(load.loader->stats().moved, 512u + 300u);
   ASSERT_TRUE(load.loader->Detach().ok());
-  ExpectSnapshotContent(load.memory, {{0, 1024}, {1030, 7}, {1536, 300}});
+  ExpectSnapshotContent(load.memory, content);
 }
 
 // Guests write and discard while everything is loaded; a model says what each page may hold.

@@ -80,19 +80,22 @@ absl::Status VisitMappings(Visit visit) {
   for (std::string line; std::getline(smaps, line);) {
     KernelMapping head;
     char access[5] = {};
-    uint64_t kib;
+    uint64_t number;
     if (std::sscanf(line.c_str(),
                     "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %" SCNx64 ":%" SCNx64 " %" SCNu64,
                     &head.start, &head.end, access, &head.offset, &head.device_major,
                     &head.device_minor, &head.inode) == 7) {
       mapping = head;
       mapping.shared = access[3] == 's';
-    } else if (std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &kib) == 1) {
-      mapping.page_bytes = kib << 10;
+    } else if (std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &number) == 1) {
+      mapping.page_bytes = number << 10;
+    } else if (std::sscanf(line.c_str(), "THPeligible: %" SCNu64, &number) == 1) {
+      mapping.huge = number != 0 ? HugeAdvice::kWanted : HugeAdvice::kNone;
     } else if (line.rfind("VmFlags:", 0) == 0) {  // the last of a mapping's lines
       // Missing, or minor.
       mapping.registered =
           line.find(" um") != std::string::npos || line.find(" ui") != std::string::npos;
+      if (line.find(" nh") != std::string::npos) mapping.huge = HugeAdvice::kUnwanted;
       if (!visit(mapping)) break;
     }
   }
@@ -120,7 +123,8 @@ absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr) {
 absl::StatusOr<std::vector<RegisteredRange>> RegisteredRanges(uintptr_t start, uintptr_t end) {
   std::vector<RegisteredRange> ranges;
   const absl::Status read = VisitMappings([&](const KernelMapping& mapping) {
-    const RegisteredRange inside{std::max(start, mapping.start), std::min(end, mapping.end)};
+    const RegisteredRange inside{std::max(start, mapping.start), std::min(end, mapping.end),
+                                 mapping.huge};
     if (mapping.registered && inside.start < inside.end) ranges.push_back(inside);
     return mapping.end < end;
   });

@@ -9,6 +9,13 @@
 
 namespace ramjet {
 
+// What the kernel does about transparent huge pages when a mapping is touched.
+enum class HugeAdvice {
+  kWanted,    // makes them: so the host is set, or the owner has asked for it (MADV_HUGEPAGE)
+  kNone,      // makes none, for nobody has asked for them
+  kUnwanted,  // makes none, for the owner does not want them (MADV_NOHUGEPAGE)
+};
+
 // A mapping that an address lies in.
 struct KernelMapping {
   uintptr_t start = 0;
@@ -20,7 +27,9 @@ struct KernelMapping {
   uint64_t device_major = 0;
   uint64_t device_minor = 0;
   uint64_t inode = 0;
-  bool registered = false;  // with a userfaultfd; set by RegisteredRanges() only
+  // Set by RegisteredRanges() only.
+  bool registered = false;  // with a userfaultfd
+  HugeAdvice huge = HugeAdvice::kNone;
 };
 
 // InvalidArgument: nothing is mapped there. FailedPrecondition: /proc does not tell. Asks by
@@ -32,6 +41,7 @@ absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr);
 struct RegisteredRange {
   uintptr_t start;
   uintptr_t end;
+  HugeAdvice huge;
 };
 
 // What of [start, end) is registered, by rising address: what was unmapped there, or mapped anew

@@ -223,6 +223,7 @@ void Session::Run() {
     if (!detached.ok()) Say(std::string(detached.message()));
   }
   End();
+  loader_->Collapse();
 }
 
 void Session::NotePunch(int fd, uint64_t offset, uint64_t length) {
