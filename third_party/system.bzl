@@ -1,12 +1,13 @@
 """The system's libraries as one repository, @system, so that BUILD files name them like any other target.
 
-Headers are on the compiler's default path. What has no more than headers is an empty target; GoogleTest's archives are
-linked by the names that pkg-config gives them.
+Headers are on the compiler's default path. What has no more than headers is an empty target; the archives of GoogleTest
+and Google Benchmark are linked by the names that pkg-config gives them.
 """
 
 _MODULES = {
     "gtest_main": ["gtest_main"],
     "gmock": ["gmock"],
+    "benchmark": ["benchmark"],
 }
 
 _HEADER_ONLY = ["cli11", "nlohmann_json"]

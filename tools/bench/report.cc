@@ -1,0 +1,611 @@
+#include "tools/bench/report.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "tools/bench/report_pictures.h"
+#include "tools/bench/report_text.h"
+
+namespace ramjet::bench {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kStyle[] = R"css(
+:root { color-scheme: light dark;
+  --page: #fff; --text: #1c2024; --soft: #62686e; --rule: #d9dde1; --tint: #f4f6f8;
+  --grey: #6b7075; --silver: #9a9fa4; --purple: #a8497f; --orange: #c76a00; --blue: #0068b5;
+  --green: #00855f; --bad: #b3261e; --zero: #e6e9ec; }
+@media screen and (prefers-color-scheme: dark) { :root {
+  --page: #15181b; --text: #e3e6e9; --soft: #9aa1a8; --rule: #363c42; --tint: #1e2226;
+  --grey: #b4babf; --silver: #858b91; --purple: #e28fc0; --orange: #f0a040; --blue: #5fb4f5;
+  --green: #3ecfa2; --bad: #ff8a80; --zero: #262b30; } }
+body { background: var(--page); color: var(--text); margin: 0 auto; padding: 1rem 1.5rem 4rem;
+  max-width: 84rem; font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; margin: .5rem 0; }
+h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1rem;
+  border-top: 1px solid var(--rule); }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+p { max-width: 52rem; }
+.soft, td small { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid var(--rule); }
+th { font-weight: 600; }
+thead th { color: var(--soft); vertical-align: bottom; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
+tbody th { white-space: nowrap; }
+td small { display: block; font-size: .75rem; }
+.best { font-weight: 700; }
+.met { color: var(--green); font-weight: 600; white-space: nowrap; }
+.missed { color: var(--bad); font-weight: 600; white-space: nowrap; }
+.unreliable { color: var(--orange); white-space: nowrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; max-width: none; }
+dt { font-weight: 600; }
+dd { margin: 0; }
+nav a { margin-right: 1rem; }
+a { color: var(--blue); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; list-style: none; padding: 0;
+  margin: .4rem 0; font-size: .9rem; }
+#filter { position: sticky; top: 0; z-index: 1; background: var(--page); padding: .4rem 0;
+  border-bottom: 1px solid var(--rule); }
+.swatch { width: 2.4rem; height: .9em; vertical-align: -.1em; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem; }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.2rem; }
+figure { margin: 0; }
+figcaption { font-size: .85rem; color: var(--soft); text-align: center; }
+.maps figure { display: flex; flex-direction: column; }
+.maps figcaption { text-align: left; margin-bottom: auto; padding-bottom: .3rem; }
+.maps figcaption b { color: var(--text); display: block; }
+svg { width: 100%; display: block; }
+.swatch { display: inline; }
+svg text { font-size: 12px; fill: var(--soft); }
+svg text.axis { fill: var(--text); }
+.grid { stroke: var(--rule); stroke-width: 1; fill: none; }
+.line path { fill: none; stroke: var(--line); stroke-width: 2; stroke-dasharray: var(--dash, none);
+  stroke-linejoin: round; }
+.line circle { fill: var(--line); }
+.line .ring { fill: none; stroke: var(--line); stroke-width: 2; }
+.swatch.line path { stroke-width: 4; }
+.line:hover path { stroke-width: 4; }
+.k0, .k2 { --line: var(--grey); } .k1 { --line: var(--silver); --dash: 7 3; }
+.k3 { --line: var(--purple); --dash: 9 3 2 3; } .k4 { --line: var(--orange); --dash: 4 3; }
+.k5 { --line: var(--blue); } .k6 { --line: var(--green); }
+.k7 { --line: var(--silver); --dash: 2 3; } .k8 { --line: var(--text); --dash: 1 3; }
+.map { outline: 1px solid var(--rule); shape-rendering: crispEdges; }
+.map path, .swatch path { stroke-width: 1.02; fill: none; }
+.swatch { shape-rendering: crispEdges; }
+.working-set { stroke: var(--green); } .demand { stroke: var(--orange); }
+.eager { stroke: var(--blue); } .present { stroke: var(--purple); } .zero { stroke: var(--zero); }
+.l1 { opacity: .85; } .l2 { opacity: .71; } .l3 { opacity: .58; } .l4 { opacity: .46; }
+.l5 { opacity: .35; } .zero.l5 { opacity: 1; }
+#tip { position: fixed; z-index: 2; background: var(--text); color: var(--page);
+  padding: .1rem .5rem; border-radius: .2rem; font-size: .85rem; pointer-events: none; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print { table { font-size: 8pt; }
+  body { max-width: none; padding: 0; font-size: 10pt; print-color-adjust: exact; }
+  #filter, nav, #tip { display: none; }
+  figure, table, dl, h3 { break-inside: avoid; }
+  h2, h3, p, .legend { break-after: avoid; } .legend { break-inside: avoid; }
+  .wide { overflow: visible; } .pair { grid-template-columns: 1fr 1fr; }
+  .maps { grid-template-columns: repeat(5, 1fr); gap: .6rem; }
+  th, td { padding-right: .4rem; } }
+)css";
+
+// Without it nothing is lost but the filter and the maps' hovering. Holds no "<" or "&", for XML.
+constexpr char kScript[] = R"js(
+for (const box of document.querySelectorAll('#filter input')) {
+  box.onchange = () => {
+    for (const e of document.querySelectorAll('main .' + box.value)) e.hidden = !box.checked;
+    for (const e of document.querySelectorAll('main g.' + box.value)) {
+      e.style.display = box.checked ? '' : 'none';
+    }
+  };
+}
+document.getElementById('filter').hidden = false;
+const tip = document.getElementById('tip');
+const why = { w: 'working set', d: 'on demand', e: 'eager', p: 'present', z: 'zero' };
+for (const map of document.querySelectorAll('svg.map')) {
+  const cells = [];
+  for (const token of map.dataset.cells.split(' ')) {
+    const [cell, count] = token.split('*');
+    cells.push(...Array(Number(count || 1)).fill(cell));
+  }
+  const columns = Number(map.dataset.columns), rows = Math.ceil(cells.length / columns);
+  map.onmousemove = (event) => {
+    const box = map.getBoundingClientRect();
+    const row = Math.floor((event.clientY - box.top) / box.height * rows);
+    const i = row * columns + Math.floor((event.clientX - box.left) / box.width * columns);
+    const cell = cells[i] || '-';
+    tip.hidden = !why[cell[0]];
+    tip.textContent = 'at ' + (i * map.dataset.cellMib).toFixed(2) + ' MiB: ' + why[cell[0]] +
+        (cell.length === 1 ? '' : ', after ' + cell.slice(1) + ' ms');
+    tip.style.left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4) + 'px';
+    tip.style.top = event.clientY + 16 + 'px';
+  };
+  map.onmouseleave = () => { tip.hidden = true; };
+}
+)js";
+
+// --- what there is ---
+
+struct Column {
+  const char* key;
+  absl::string_view label;
+  enum { kSeconds, kMicroseconds, kBytes, kCount } unit;
+  enum { kNone, kLeast, kMost } best;
+  absl::string_view meaning;
+};
+
+constexpr std::array<Column, 14> kColumns = {{
+    {"to_resume", "to resume", Column::kSeconds, Column::kLeast,
+     "from the start of the restore until the guest runs"},
+    {"to_first_work", "to first work", Column::kSeconds, Column::kLeast,
+     "until the guest has answered its first request"},
+    {"to_workload", "to workload done", Column::kSeconds, Column::kLeast,
+     "until the guest has done all of its work"},
+    {"to_resident", "to all resident", Column::kSeconds, Column::kLeast,
+     "until all memory is there, and nothing has to be waited for any more"},
+    {"cpu", "CPU", Column::kSeconds, Column::kLeast,
+     "CPU time of the load, all threads but the guest’s"},
+    {"stall_count", "stalls", Column::kCount, Column::kNone,
+     "accesses of the guest that had to wait for a page"},
+    {"stall_p50", "stall p50", Column::kMicroseconds, Column::kNone,
+     "a wait that half of all waits do not exceed; p99 and p99.9: 99 %, 99.9 % of them"},
+    {"stall_p99", "p99", Column::kMicroseconds, Column::kNone, ""},
+    {"stall_p999", "p99.9", Column::kMicroseconds, Column::kNone, ""},
+    {"stall_max", "max", Column::kMicroseconds, Column::kNone, ""},
+    {"demand_faults", "demand faults", Column::kCount, Column::kNone,
+     "pages that had not come when the guest touched them"},
+    {"read_bytes", "read", Column::kBytes, Column::kNone, "read from the disk"},
+    {"peak_bytes", "extra memory", Column::kBytes, Column::kNone,
+     "peak use beyond the guest’s own pages"},
+    {"huge_bytes", "huge pages", Column::kBytes, Column::kNone,
+     "guest memory in huge pages once all is resident: the guest runs faster on them"},
+}};
+
+// One "summary" or "pictures" element is of one workload at one place.
+struct Workload {
+  std::string where;
+  std::string name;
+  bool Has(const json& element) const {
+    return TextOf(Member(element, "where")) == where && TextOf(Member(element, "workload")) == name;
+  }
+};
+
+std::vector<Workload> WorkloadsOf(const json& bench) {
+  std::vector<Workload> workloads;
+  for (const char* const key : {"summary", "pictures"}) {
+    for (const json& element : Member(bench, key)) {
+      if (!element.is_object()) continue;
+      const bool known = std::any_of(workloads.begin(), workloads.end(),
+                                     [&](const Workload& one) { return one.Has(element); });
+      if (known) continue;
+      workloads.push_back({TextOf(Member(element, "where")), TextOf(Member(element, "workload"))});
+    }
+  }
+  return workloads;
+}
+
+std::string TitleOf(const Workload& workload) {
+  std::string title = workload.where == "qemu" ? "A Linux guest in QEMU"
+                      : workload.where == "vm" ? "A guest in the demo VM"
+                                               : workload.where;
+  const std::string& name = workload.name;
+  if (name == "first-work") return title + ": its first work";
+  if (name == "touch-all") return title + ": touches all of its memory";
+  if (name == "read-25") return title + ": reads a random 25 %";
+  if (name == "write-25") return title + ": writes to a random 25 %";
+  if (name == "zipf") return title + ": reads a few pages often, most seldom (zipf)";
+  if (name == "idle") return title + ": idle";
+  return name.empty() ? title : title + ": " + name;
+}
+
+// The elements of `list` of that workload and state of the cache.
+std::vector<const json*> Select(const json& list, const Workload& workload,
+                                absl::string_view cache) {
+  std::vector<const json*> selected;
+  for (const json& element : list) {
+    if (workload.Has(element) && TextOf(Member(element, "cache")) == cache) {
+      selected.push_back(&element);
+    }
+  }
+  return selected;
+}
+
+// The distinct values of `key` in `list`, in order.
+std::vector<std::string> ValuesOf(const std::vector<const json*>& list, const char* key) {
+  std::vector<std::string> values;
+  for (const json* element : list) {
+    std::string value = TextOf(Member(*element, key));
+    if (value.empty() || std::find(values.begin(), values.end(), value) != values.end()) continue;
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
+std::vector<const json*> All(const json& bench) {
+  std::vector<const json*> all;
+  for (const char* const key : {"summary", "pictures"}) {
+    for (const json& element : Member(bench, key)) all.push_back(&element);
+  }
+  return all;
+}
+
+// {"median", "min", "max"}, or null.
+const json& ColumnOf(const json& summary, const Column& column) {
+  return Member(Member(summary, "columns"), column.key);
+}
+
+std::string Format(double value, const Column& column) {
+  switch (column.unit) {
+    case Column::kSeconds:
+      return FormatSeconds(value);
+    case Column::kMicroseconds:
+      return FormatSeconds(value / 1e6);
+    case Column::kBytes:
+      return FormatBytes(value);
+    case Column::kCount:
+      return FormatCount(value);
+  }
+  return "";
+}
+
+// "3 – 4 ms", with the unit once where both have the same.
+std::string FormatRange(double from, double to, const Column& column) {
+  std::string low = Format(from, column);
+  const std::string high = Format(to, column);
+  const size_t unit = high.find(' ');
+  if (unit != std::string::npos && absl::EndsWith(low, high.substr(unit))) {
+    low.resize(low.size() - (high.size() - unit));
+  }
+  return absl::StrCat(low, "–", high);
+}
+
+// --- sections ---
+
+std::string Cell(std::optional<double> number, std::string (*format)(double)) {
+  if (!number.has_value()) return "<td class=\"number soft\">–</td>";
+  return absl::StrCat("<td class=\"number\">", format(*number), "</td>");
+}
+
+// The contestant's name after a piece of its line.
+std::string Label(const std::string& contestant) {
+  return absl::StrCat("<svg class=\"swatch line ", ClassOf(contestant),
+                      "\" viewBox=\"0 0 38 14\"><path d=\"M0 7h38\"/></svg> ", Escape(contestant));
+}
+
+std::string Legend(const std::vector<std::string>& contestants) {
+  std::string html = "<ul class=\"legend\">";
+  for (const std::string& contestant : contestants) {
+    absl::StrAppend(&html, "<li class=\"", ClassOf(contestant), "\">", Label(contestant), "</li>");
+  }
+  return html + "</ul>\n";
+}
+
+std::string Facts(const json& bench) {
+  std::vector<std::string> lines;
+  const auto add = [&](std::vector<std::string> parts) {
+    parts.erase(std::remove(parts.begin(), parts.end(), ""), parts.end());
+    if (!parts.empty()) lines.push_back(absl::StrJoin(parts, " · "));
+  };
+  const auto number = [](const json& object, const char* key, auto format, absl::string_view what) {
+    const std::optional<double> value = NumberOf(Member(object, key));
+    return value.has_value() ? absl::StrCat(format(*value), what) : std::string();
+  };
+  const auto text = [](const json& object, const char* key, absl::string_view what = "") {
+    const std::string value = TextOf(Member(object, key));
+    return value.empty() ? value : absl::StrCat(what, Escape(value));
+  };
+  const json& machine = Member(bench, "machine");
+  const json& virtual_machine = Member(machine, "hypervisor");
+  add({text(machine, "cpu"), number(machine, "cpus", FormatCount, " CPUs"),
+       number(machine, "memory_bytes", FormatBytes, ""),
+       virtual_machine.is_boolean() && virtual_machine.get<bool>() ? "itself a virtual machine"
+                                                                   : "",
+       text(machine, "kernel", "Linux "), text(machine, "filesystem"),
+       text(machine, "transparent_hugepages", "transparent huge pages: "),
+       text(machine, "vcpu", "vCPUs of the demo VM: ")});
+  const json& snapshot = Member(bench, "snapshot");
+  add({text(snapshot, "path", "Snapshot "),
+       number(snapshot, "ram_bytes", FormatBytes, " of guest memory"),
+       number(snapshot, "nonzero_bytes", FormatBytes, " of it not zero"),
+       number(snapshot, "file_bytes", FormatBytes, " file"),
+       number(snapshot, "blocks", FormatCount, " blocks")});
+  add({number(bench, "rounds", FormatCount, " rounds, the contestants in turn"),
+       text(bench, "started"), text(bench, "version", "ramjet ")});
+  return absl::StrCat("<p class=\"soft\">", absl::StrJoin(lines, "<br/>\n"), "</p>\n");
+}
+
+std::string RatiosTable(const json& ratios) {
+  if (!ratios.is_array() || ratios.empty()) return "";
+  int met = 0;
+  int missed = 0;
+  int unreliable = 0;
+  std::string rows;
+  for (const json& ratio : ratios) {
+    const std::optional<double> value = NumberOf(Member(ratio, "value"));
+    const json& is_met = Member(ratio, "met");
+    const json& is_reliable = Member(ratio, "reliable");
+    std::string verdict = "<td class=\"soft\">not measured</td>";
+    if (value.has_value() && is_met.is_boolean()) {
+      verdict = is_met.get<bool>() ? "<td><span class=\"met\">✓ met</span>"
+                                   : "<td><span class=\"missed\">✗ missed</span>";
+      ++(is_met.get<bool>() ? met : missed);
+      if (is_reliable.is_boolean() && !is_reliable.get<bool>()) {
+        ++unreliable;
+        verdict += "<br/><span class=\"unreliable\">⚠ unreliable</span>";
+      }
+      verdict += "</td>";
+    }
+    absl::StrAppend(
+        &rows, "<tr><td>", Escape(TextOf(Member(ratio, "name"))), "</td><td>",
+        Escape(TextOf(Member(ratio, "cache"))), "</td>", Cell(value, FormatDigits),
+        "<td class=\"number\">",
+        Escape(absl::StrReplaceAll(TextOf(Member(ratio, "bar")), {{">=", "≥"}, {"<=", "≤"}})),
+        "</td>", verdict, "<td>", Escape(TextOf(Member(ratio, "note"))), "</td></tr>\n");
+  }
+  return absl::StrCat(
+      "<h2 id=\"ratios\">Ratios and their bars</h2>\n<p>", met, " met, ", missed, " missed",
+      unreliable > 0 ? absl::StrCat("; ", unreliable,
+                                    " of them unreliable: the rounds differ so "
+                                    "much that the ratio means little")
+                     : "",
+      ". Both sides of a ratio were measured in this run, so that any machine can repeat it.</p>\n"
+      "<div class=\"wide\"><table><thead><tr><th>ratio</th><th>cache</th><th class=\"number\">"
+      "measured</th><th class=\"number\">bar</th><th>verdict</th><th>what stands in the way</th>"
+      "</tr></thead><tbody>\n",
+      rows, "</tbody></table></div>\n");
+}
+
+std::string LimitsTable(const json& limits) {
+  if (!limits.is_array() || limits.empty()) return "";
+  constexpr std::array<std::array<absl::string_view, 2>, 7> kMeanings = {{
+      {"memcpy", "copying memory to memory"},
+      {"pread", "reading the cached file into memory that is present"},
+      {"uffdio-copy", "giving copied pages to registered, empty memory, in a bare loop"},
+      {"uffdio-move", "the same by moving huge pages instead of copying"},
+      {"disk-direct", "reading the snapshot past the page cache (O_DIRECT, deep queue)"},
+      {"fault-loop-p50", "one fault of 4 KiB served by a bare loop, the median"},
+      {"fault-loop-p99", "the same, of which 99 % are faster"},
+  }};
+  std::string rows;
+  for (const json& limit : limits) {
+    const std::optional<double> median = NumberOf(Member(limit, "median"));
+    if (!median.has_value()) continue;
+    const std::string name = TextOf(Member(limit, "name"));
+    absl::string_view meaning;
+    for (const auto& [known, text] : kMeanings) {
+      if (known == name) meaning = text;
+    }
+    const std::optional<double> threads = NumberOf(Member(limit, "threads"));
+    const std::optional<double> min = NumberOf(Member(limit, "min"));
+    const std::optional<double> max = NumberOf(Member(limit, "max"));
+    absl::StrAppend(&rows, "<tr><th>", Escape(name), "</th>", Cell(threads, FormatCount),
+                    "<td class=\"number\">", FormatDigits(*median), " ",
+                    Escape(absl::StrReplaceAll(TextOf(Member(limit, "unit")), {{"us", "µs"}})));
+    if (min.has_value() && max.has_value()) {
+      absl::StrAppend(&rows, "<small>", FormatDigits(*min), "–", FormatDigits(*max), "</small>");
+    }
+    absl::StrAppend(&rows, "</td><td>", meaning, "</td></tr>\n");
+  }
+  return absl::StrCat(
+      "<h2 id=\"limits\">The machine’s limits</h2>\n<p>What this machine can do at all, measured "
+      "in "
+      "the same run. No loader can be faster than the slowest step that it needs.</p>\n"
+      "<div class=\"wide\"><table><thead><tr><th>limit</th><th class=\"number\">threads</th>"
+      "<th class=\"number\">median<br/><small>least–most</small></th><th>what it is</th></tr>"
+      "</thead><tbody>\n",
+      rows, "</tbody></table></div>\n");
+}
+
+// Medians and spreads, one row for each contestant; without the columns that apply to nobody.
+std::string SummaryTable(const std::vector<const json*>& summaries, absl::string_view cache) {
+  struct Shown {
+    const Column* column;
+    std::optional<double> best;
+  };
+  std::vector<Shown> columns;
+  for (const Column& column : kColumns) {
+    std::vector<double> medians;  // of those who compete: the floor loads nothing
+    bool any = false;
+    for (const json* summary : summaries) {
+      const std::optional<double> median = NumberOf(Member(ColumnOf(*summary, column), "median"));
+      any = any || median.has_value();
+      if (median.has_value() && TextOf(Member(*summary, "contestant")) != "floor") {
+        medians.push_back(*median);
+      }
+    }
+    if (!any) continue;
+    Shown shown = {&column, std::nullopt};
+    if (column.best != Column::kNone && medians.size() > 1) {
+      shown.best = *std::min_element(medians.begin(), medians.end());
+    }
+    columns.push_back(shown);
+  }
+  if (columns.empty()) return "";
+  std::string html = absl::StrCat("<h3>Medians, ", Escape(cache),
+                                  " cache</h3>\n<div class=\"wide\"><table><thead><tr><th></th>");
+  for (const Shown& shown : columns) {
+    absl::StrAppend(&html, "<th class=\"number\">", shown.column->label, "</th>");
+  }
+  html += "</tr></thead><tbody>\n";
+  for (const json* summary : summaries) {
+    const std::string contestant = TextOf(Member(*summary, "contestant"));
+    absl::StrAppend(&html, "<tr class=\"", ClassOf(contestant), "\"><th>", Escape(contestant),
+                    "</th>");
+    for (const Shown& shown : columns) {
+      const json& value = ColumnOf(*summary, *shown.column);
+      const std::optional<double> median = NumberOf(Member(value, "median"));
+      const std::optional<double> min = NumberOf(Member(value, "min"));
+      const std::optional<double> max = NumberOf(Member(value, "max"));
+      if (!median.has_value()) {
+        html += Cell(median, FormatDigits);
+        continue;
+      }
+      absl::StrAppend(&html, "<td class=\"number\"><span",
+                      median == shown.best ? " class=\"best\">" : ">",
+                      Format(*median, *shown.column), "</span>");
+      if (min.has_value() && max.has_value() && *min != *max) {
+        absl::StrAppend(&html, "<small>", FormatRange(*min, *max, *shown.column), "</small>");
+      }
+      html += "</td>";
+    }
+    html += "</tr>\n";
+  }
+  return html + "</tbody></table></div>\n";
+}
+
+// Warm and cold side by side, above them whose `key` is drawn.
+std::string Pair(absl::string_view title, absl::string_view how_to_read, Pictures pictures,
+                 const char* key, const std::string& charts) {
+  if (charts.empty()) return "";
+  std::erase_if(pictures, [&](const json* picture) { return Member(*picture, key).empty(); });
+  return absl::StrCat("<h3>", title, "</h3>\n<p class=\"soft\">", how_to_read, "</p>\n",
+                      Legend(ValuesOf(pictures, "contestant")), "<div class=\"pair\">\n", charts,
+                      "</div>\n");
+}
+
+std::map<std::string, double> ResumedBy(const std::vector<const json*>& summaries) {
+  std::map<std::string, double> resumed;
+  for (const json* summary : summaries) {
+    const std::optional<double> median =
+        NumberOf(Member(ColumnOf(*summary, kColumns[0]), "median"));
+    if (median.has_value()) resumed[TextOf(Member(*summary, "contestant"))] = *median;
+  }
+  return resumed;
+}
+
+std::string WorkloadSection(const json& bench, const Workload& workload, size_t number) {
+  std::vector<const json*> all = All(bench);
+  std::erase_if(all, [&](const json* element) { return !workload.Has(*element); });
+  Pictures drawn;
+  for (const json& picture : Member(bench, "pictures")) {
+    if (workload.Has(picture)) drawn.push_back(&picture);
+  }
+  std::string tables;
+  std::string resident;
+  std::string stalls;
+  std::string maps;
+  const double ram_bytes = NumberOf(Member(Member(bench, "snapshot"), "ram_bytes")).value_or(0);
+  std::vector<std::string> caches = ValuesOf(all, "cache");
+  std::stable_sort(caches.begin(), caches.end(), [](const std::string& a, const std::string& b) {
+    return (a == "warm") > (b == "warm");
+  });
+  for (const std::string& cache : caches) {
+    const std::vector<const json*> summaries = Select(Member(bench, "summary"), workload, cache);
+    tables += SummaryTable(summaries, cache);
+    const Pictures pictures = Select(Member(bench, "pictures"), workload, cache);
+    resident += ResidentChart(pictures, ResumedBy(summaries), cache + " cache");
+    stalls += StallChart(pictures, cache + " cache");
+    const std::string some = MemoryMaps(pictures, ram_bytes);
+    if (some.empty()) continue;
+    if (maps.empty()) {
+      absl::StrAppend(&maps, "<h3>Maps of guest memory</h3>\n", MemoryMapLegend());
+    }
+    absl::StrAppend(&maps, "<p>", Escape(cache), " cache</p>\n<div class=\"maps\">\n", some,
+                    "</div>\n");
+  }
+  return absl::StrCat(
+      "<h2 id=\"w", number, "\">", Escape(TitleOf(workload)), "</h2>\n", tables,
+      Pair("Resident memory over time",
+           "How much of the guest’s memory is there. The guest runs from the ring on (median of "
+           "the rounds); at the dot no more comes.",
+           drawn, "resident", resident),
+      Pair(
+          "How long the guest waits for pages",
+          "Further left is better: the height of a line tells how many of the waits were no longer "
+          "than the time below it. The upward scale is stretched towards the slowest few.",
+          drawn, "stalls", stalls),
+      maps);
+}
+
+std::string Explanations(const json& bench) {
+  const std::vector<const json*> all = All(bench);
+  std::string html;
+  for (const std::string& contestant : ValuesOf(all, "contestant")) {
+    const absl::string_view explanation = ExplanationOf(contestant);
+    if (explanation.empty()) continue;
+    absl::StrAppend(&html, "<dt>", Escape(contestant), "</dt><dd>", explanation, "</dd>\n");
+  }
+  if (html.empty()) return "";
+  std::string columns;
+  for (const Column& column : kColumns) {
+    if (column.meaning.empty()) continue;
+    absl::StrAppend(&columns, "<dt>", column.label, "</dt><dd>", column.meaning, "</dd>\n");
+  }
+  return absl::StrCat(
+      "<h2 id=\"reading\">How to read this page</h2>\n"
+      "<p>A virtual machine was saved to a file, its memory with it. Restoring it means to bring "
+      "that "
+      "memory back. The plain way reads all of it first; the guest waits. ramjet lets the guest "
+      "run at "
+      "once and brings each page when it is touched, and all others in the background "
+      "(userfaultfd).</p>\n"
+      "<h3>Who takes part</h3>\n<dl>\n",
+      html,
+      "</dl>\n<h3>What is measured</h3>\n"
+      "<p>Each figure is the median of the rounds, with the least and the most below it; bold is "
+      "the "
+      "best. Warm: the file is in the page cache. Cold: it was dropped from there before each "
+      "restore, "
+      "so it comes from the disk. The pictures are of one more restore each, that was not "
+      "timed.</p>\n<dl>\n",
+      columns,
+      "</dl>\n<h3>The map of guest memory</h3>\n"
+      "<p>Each cell is a piece of guest memory, in the order of addresses, row by row. Its colour "
+      "tells "
+      "why it came; the stronger the colour, the earlier, from the beginning of the restore to the "
+      "last "
+      "page of that map. Point at a cell to read it.</p>\n",
+      MemoryMapLegend());
+}
+
+}  // namespace
+
+std::string ReportHtml(const json& bench) {
+  const std::vector<Workload> workloads = WorkloadsOf(bench);
+  std::string contents;
+  std::string sections;
+  for (size_t i = 0; i < workloads.size(); ++i) {
+    absl::StrAppend(&contents, "<a href=\"#w", i, "\">", Escape(TitleOf(workloads[i])), "</a>\n");
+    sections += WorkloadSection(bench, workloads[i], i);
+  }
+  const std::string ratios = RatiosTable(Member(bench, "ratios"));
+  const std::string limits = LimitsTable(Member(bench, "limits"));
+  const std::string reading = Explanations(bench);
+  std::string filter = "<ul class=\"legend\" id=\"filter\" hidden=\"hidden\"><li>Show:</li>";
+  for (const std::string& contestant : ValuesOf(All(bench), "contestant")) {
+    absl::StrAppend(&filter, "<li><label><input type=\"checkbox\" checked=\"checked\" value=\"",
+                    ClassOf(contestant), "\"/> ", Label(contestant), "</label></li>");
+  }
+  return absl::StrCat(
+      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
+      "<title>ramjet bench</title>\n<style>",
+      kStyle,
+      "</style></head>\n<body>\n"
+      "<h1>Restoring a virtual machine: who is how fast</h1>\n",
+      Facts(bench), "<nav>", ratios.empty() ? "" : "<a href=\"#ratios\">Ratios</a>\n", contents,
+      limits.empty() ? "" : "<a href=\"#limits\">Limits</a>\n",
+      reading.empty() ? "" : "<a href=\"#reading\">How to read this page</a>\n", "</nav>\n", filter,
+      "</ul>\n<main>\n", ratios, reading, sections, limits,
+      "</main>\n<div id=\"tip\" hidden=\"hidden\"></div>\n<script>", kScript,
+      "</script>\n</body></html>\n");
+}
+
+}  // namespace ramjet::bench

@@ -1,0 +1,18 @@
+// The result of `ramjet bench`, for a reader with a browser.
+#ifndef RAMJET_TOOLS_BENCH_REPORT_H_
+#define RAMJET_TOOLS_BENCH_REPORT_H_
+
+#include <string>
+
+#include "nlohmann/json.hpp"
+
+namespace ramjet::bench {
+
+// One page of HTML that needs nothing else: tables, pictures, and what they mean. `bench` is of
+// schema ramjet.bench/1; what is missing in it, or is not what the schema says, is left out. The
+// page is well-formed XML too, and holds no string of `bench` unescaped.
+std::string ReportHtml(const nlohmann::json& bench);
+
+}  // namespace ramjet::bench
+
+#endif  // RAMJET_TOOLS_BENCH_REPORT_H_
