@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <thread>
 #include <utility>
 
 namespace ramjet {
@@ -17,6 +18,11 @@ constexpr uint32_t kMaxAttempts = 1000;
 // A read that fails is repeated for some 60 ms: long enough for what passes by itself, and short
 // enough for a guest that is better told of a broken disk.
 constexpr uint32_t kMaxReadAttempts = 32;
+
+// From the answer to a fault until the guest's next one, if it does little in between: its waking, for
+// the most part.
+constexpr uint64_t kSpinNs = 40'000;
+constexpr unsigned kMaxVainSpins = 8;
 
 constexpr int64_t kWatchNs = 1'000'000'000;
 // The second look, before anything is believed to be lost.
@@ -41,7 +47,11 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
 }
 
 FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer)
-    : parts_(parts), reader_(std::move(reader)), buffer_(std::move(buffer)), queue_(parts.uffd) {}
+    : parts_(parts),
+      can_spin_(std::thread::hardware_concurrency() > 1),
+      reader_(std::move(reader)),
+      buffer_(std::move(buffer)),
+      queue_(parts.uffd) {}
 
 FaultThread::~FaultThread() {
   stop_.store(true);
@@ -72,7 +82,7 @@ void FaultThread::Sync() {
 void FaultThread::Run() {
   int64_t retry_ns = kMinRetryNs;
   while (!stop_.load()) {
-    reader_.Wait(parked_count_ > 0 ? retry_ns : suspicious_ ? kWatchAgainNs : kWatchNs);
+    AwaitEvents(parked_count_ > 0 ? retry_ns : suspicious_ ? kWatchAgainNs : kWatchNs);
     // Taken first: whatever Sync() waits for, a larger buffer among it, was there in an earlier
     // round, or is seen in this one.
     const uint32_t ticket = sync_wanted_.load();
@@ -89,6 +99,21 @@ void FaultThread::Run() {
     retry_ns = parked_count_ < before ? kMinRetryNs : std::min(retry_ns * 2, kMaxRetryNs);
     if (parked_count_ == 0) Watch();
   }
+}
+
+void FaultThread::AwaitEvents(int64_t timeout_ns) {
+  if (served_ns_ != 0 && vain_spins_ < kMaxVainSpins) {
+    while (NowNs() - served_ns_ < kSpinNs) {
+      if (!reader_.Wait(0)) continue;
+      vain_spins_ = 0;
+      return;
+    }
+    ++vain_spins_;
+  }
+  reader_.Wait(timeout_ns);
+  // It came so soon that looking for it would have been worth it.
+  if (served_ns_ != 0 && NowNs() - served_ns_ < 2 * kSpinNs) vain_spins_ = 0;
+  served_ns_ = 0;
 }
 
 // True if there is probably more to read.
@@ -113,6 +138,7 @@ bool FaultThread::ReadAndServe() {
   for (const MissingFault& fault : events.faults) {
     Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0, .unread = false});
   }
+  if (!events.faults.empty() && can_spin_) served_ns_ = NowNs();
   return more;
 }
 

@@ -31,6 +31,11 @@ namespace ramjet {
 // on, for it is itself the one whose reading ends that state, and comes back on a timer. It
 // allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up.
 //
+// A guest that has been given a page soon asks for the next. The thread therefore looks for it for
+// some microseconds before it sleeps, since to be woken takes longer than to serve a cached page;
+// and no more once that has been in vain a few times in a row, until faults come in quick
+// succession again.
+//
 // It is its own watchdog, too: once a second it asks the kernel whether somebody sleeps on a page
 // that nobody is working on. There is no way known for that to happen; but if it does, a vCPU would
 // hang for ever, so all are woken, and it is counted (LoadStats::rescued).
@@ -72,6 +77,7 @@ class FaultThread {
 
   FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer);
   void Run();
+  void AwaitEvents(int64_t timeout_ns);
   bool ReadAndServe();
   void Serve(Fault fault);
   void Park(Fault fault);
@@ -83,6 +89,7 @@ class FaultThread {
 
   // Constant after construction.
   const Parts parts_;
+  const bool can_spin_;  // without holding up who would fault
 
   // Of the thread itself, but for reader_.Poke().
   EventReader reader_;
@@ -91,6 +98,8 @@ class FaultThread {
   size_t parked_count_ = 0;
   bool overflowed_ = false;  // a fault found no room
   FaultQueue queue_;
+  uint64_t served_ns_ = 0;   // when the last batch of faults was dealt with
+  unsigned vain_spins_ = 0;  // in a row
   uint64_t watched_ns_ = 0;  // when it last looked
   bool suspicious_ = false;  // what it saw then
 

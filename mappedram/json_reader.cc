@@ -20,16 +20,6 @@ void JsonReader::Fail(absl::string_view what) {
   if (ok()) status_ = absl::DataLossError(absl::StrCat(what, " at byte ", position_));
 }
 
-void JsonReader::SkipSpace() {
-  while (Peek() == ' ' || Peek() == '\n' || Peek() == '\t' || Peek() == '\r') ++position_;
-}
-
-bool JsonReader::Consume(char wanted) {
-  if (Peek() != wanted || !ok() || position_ == text_.size()) return false;
-  ++position_;
-  return true;
-}
-
 void JsonReader::Expect(char wanted) {
   if (!Consume(wanted)) Fail(absl::StrCat("no '", absl::string_view(&wanted, 1), "'"));
 }

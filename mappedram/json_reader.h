@@ -57,10 +57,16 @@ class JsonReader {
  private:
   void Enter(char bracket, bool is_object);
   bool Next();
-  void SkipSpace();
+  void SkipSpace() {
+    while (Peek() == ' ' || Peek() == '\n' || Peek() == '\t' || Peek() == '\r') ++position_;
+  }
   // The next character, 0 at the end or after an error.
   char Peek() const { return ok() && position_ < text_.size() ? text_[position_] : '\0'; }
-  bool Consume(char wanted);
+  bool Consume(char wanted) {
+    if (!ok() || position_ == text_.size() || text_[position_] != wanted) return false;
+    ++position_;
+    return true;
+  }
   void Expect(char wanted);
   void SkipDigits();
   void SkipNumber();

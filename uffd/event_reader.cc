@@ -29,16 +29,17 @@ EventReader::~EventReader() {
   if (poke_fd_ >= 0) close(poke_fd_);
 }
 
-void EventReader::Wait(int64_t timeout_ns) {
+bool EventReader::Wait(int64_t timeout_ns) {
   constexpr int64_t kSecond = 1'000'000'000;
   const timespec timeout{.tv_sec = timeout_ns / kSecond, .tv_nsec = timeout_ns % kSecond};
   pollfd fds[] = {{.fd = uffd_, .events = POLLIN, .revents = 0},
                   {.fd = poke_fd_, .events = POLLIN, .revents = 0}};
-  if (ppoll(fds, 2, timeout_ns < 0 ? nullptr : &timeout, nullptr) > 0 &&
-      (fds[1].revents & POLLIN) != 0) {
+  const int ready = ppoll(fds, 2, timeout_ns < 0 ? nullptr : &timeout, nullptr);
+  if (ready > 0 && (fds[1].revents & POLLIN) != 0) {
     uint64_t pokes;
     (void)!read(poke_fd_, &pokes, sizeof(pokes));
   }
+  return ready != 0;
 }
 
 void EventReader::Poke() const {

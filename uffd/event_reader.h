@@ -46,8 +46,8 @@ class EventReader {
   ~EventReader();
 
   // Sleeps until there is something to read, somebody pokes, or `timeout_ns` has passed (negative:
-  // no limit). May also return for no reason.
-  void Wait(int64_t timeout_ns);
+  // no limit), which alone makes it return false. May also return for no reason.
+  bool Wait(int64_t timeout_ns);
 
   // Makes the current or the next Wait() return.
   void Poke() const;

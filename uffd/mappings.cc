@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cinttypes>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -44,7 +46,10 @@ absl::Status NothingMapped(uintptr_t addr) {
   return absl::InvalidArgumentError(absl::StrFormat("nothing is mapped at %#x", addr));
 }
 
-constexpr uint64_t kVmaShared = 0x08;  // in vma_flags
+// In vma_flags.
+constexpr uint64_t kVmaReadable = 0x01;
+constexpr uint64_t kVmaWritable = 0x02;
+constexpr uint64_t kVmaShared = 0x08;
 
 // nullopt: this kernel does not know the question.
 std::optional<absl::StatusOr<KernelMapping>> AskKernel(uintptr_t addr) {
@@ -53,18 +58,23 @@ std::optional<absl::StatusOr<KernelMapping>> AskKernel(uintptr_t addr) {
   ProcmapQuery query{};
   query.size = sizeof(query);
   query.query_addr = addr;
+  std::array<char, PATH_MAX> name{};
+  query.vma_name_size = name.size();
+  query.vma_name_addr = reinterpret_cast<uintptr_t>(name.data());
   const int result = ioctl(maps, kProcmapQuery, &query);
   const int error = errno;
   close(maps);
   if (result == 0) {
     return KernelMapping{.start = query.vma_start,
                          .end = query.vma_end,
+                         .writable = (~query.vma_flags & (kVmaReadable | kVmaWritable)) == 0,
                          .shared = (query.vma_flags & kVmaShared) != 0,
                          .page_bytes = query.vma_page_size,
                          .offset = query.inode == 0 ? 0 : query.vma_offset,
                          .device_major = query.dev_major,
                          .device_minor = query.dev_minor,
-                         .inode = query.inode};
+                         .inode = query.inode,
+                         .path = query.vma_name_size > 0 ? name.data() : ""};
   }
   if (error == ENOENT) return NothingMapped(addr);
   return std::nullopt;
@@ -80,13 +90,17 @@ absl::Status VisitMappings(Visit visit) {
   for (std::string line; std::getline(smaps, line);) {
     KernelMapping head;
     char access[5] = {};
+    int path_at = 0;
     uint64_t number;
     if (std::sscanf(line.c_str(),
-                    "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %" SCNx64 ":%" SCNx64 " %" SCNu64,
+                    "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %" SCNx64 ":%" SCNx64 " %" SCNu64
+                    " %n",
                     &head.start, &head.end, access, &head.offset, &head.device_major,
-                    &head.device_minor, &head.inode) == 7) {
+                    &head.device_minor, &head.inode, &path_at) == 7) {
       mapping = head;
+      mapping.writable = access[0] == 'r' && access[1] == 'w';
       mapping.shared = access[3] == 's';
+      mapping.path = line.substr(static_cast<size_t>(path_at));
     } else if (std::sscanf(line.c_str(), "KernelPageSize: %" SCNu64, &number) == 1) {
       mapping.page_bytes = number << 10;
     } else if (std::sscanf(line.c_str(), "THPeligible: %" SCNu64, &number) == 1) {

@@ -3,6 +3,7 @@
 #define RAMJET_UFFD_MAPPINGS_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,7 @@ enum class HugeAdvice {
 struct KernelMapping {
   uintptr_t start = 0;
   uintptr_t end = 0;
+  bool writable = false;  // and readable
   bool shared = false;
   uint64_t page_bytes = 0;  // the system's page size, or that of hugetlb
   // Of a file: which, and where in it the mapping starts. Of memory without a name all 0.
@@ -27,6 +29,7 @@ struct KernelMapping {
   uint64_t device_major = 0;
   uint64_t device_minor = 0;
   uint64_t inode = 0;
+  std::string path;  // " (deleted)" at its end if it has been; of memory without a name empty
   // Set by RegisteredRanges() only.
   bool registered = false;  // with a userfaultfd
   HugeAdvice huge = HugeAdvice::kNone;

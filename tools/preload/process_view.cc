@@ -1,51 +1,20 @@
 #include "tools/preload/process_view.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <climits>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 
 namespace ramjet {
 namespace {
-
-absl::StatusOr<std::string> ReadProcFile(const char* path) {
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(errno)));
-  std::string text;
-  size_t length = 0;
-  for (;;) {
-    text.resize(length + (64 << 10));
-    const ssize_t got = read(fd, text.data() + length, text.size() - length);
-    if (got <= 0) break;
-    length += static_cast<size_t>(got);
-  }
-  close(fd);
-  text.resize(length);
-  return text;
-}
-
-// The second number of a line; 0 if there is none.
-uintptr_t EndOfMapsLine(absl::string_view line) {
-  uintptr_t end = 0;
-  const size_t dash = line.find('-');
-  if (dash != absl::string_view::npos) {
-    std::from_chars(line.data() + dash + 1, line.data() + line.size(), end, 16);
-  }
-  return end;
-}
 
 // Whether most of [host, host + length) is present, judged by a page here and there. Before an
 // incoming load guest memory is all but empty; if not, somebody wanted it so.
@@ -66,46 +35,8 @@ bool MostlyPresent(uintptr_t host, uint64_t length) {
 
 }  // namespace
 
-std::optional<Mapping> ParseMapsLine(absl::string_view line) {
-  // 7f1683fff000-7f1783fff000 rw-s 00000000 00:01 1234      /memfd:memory-backend-memfd (deleted)
-  const std::string text(line);
-  uint64_t start, end, offset, inode;
-  unsigned device_major, device_minor;
-  std::array<char, 5> access{};
-  int path_at = 0;
-  if (std::sscanf(text.c_str(), "%lx-%lx %4s %lx %x:%x %lu %n", &start, &end, access.data(),
-                  &offset, &device_major, &device_minor, &inode, &path_at) != 7) {
-    return std::nullopt;
-  }
-  return Mapping{.start = start,
-                 .end = end,
-                 .writable = access[0] == 'r' && access[1] == 'w',
-                 .shared = access[3] == 's',
-                 .offset = offset,
-                 .device = makedev(device_major, device_minor),
-                 .inode = inode,
-                 .path = text.substr(static_cast<size_t>(path_at))};
-}
-
-absl::StatusOr<Mapping> FindMapping(uintptr_t addr) {
-  absl::StatusOr<std::string> maps = ReadProcFile("/proc/self/maps");
-  if (!maps.ok()) return maps.status();
-  for (absl::string_view rest = *maps; !rest.empty();) {
-    const size_t length = std::min(rest.find('\n'), rest.size());
-    // The lines are in order of address. Only the one that matters is parsed whole: a QEMU has
-    // hundreds, and its guest waits.
-    if (addr < EndOfMapsLine(rest)) {
-      std::optional<Mapping> mapping = ParseMapsLine(rest.substr(0, length));
-      if (mapping && addr >= mapping->start) return *std::move(mapping);
-      break;
-    }
-    rest.remove_prefix(std::min(length + 1, rest.size()));
-  }
-  return absl::NotFoundError(absl::StrFormat("nothing is mapped at %#x", addr));
-}
-
-absl::StatusOr<Mapping> CheckGuestMemory(uintptr_t host, uint64_t length) {
-  absl::StatusOr<Mapping> mapping = FindMapping(host);
+absl::StatusOr<KernelMapping> CheckGuestMemory(uintptr_t host, uint64_t length) {
+  absl::StatusOr<KernelMapping> mapping = MappingAt(host);
   if (!mapping.ok()) return absl::FailedPreconditionError(mapping.status().message());
   // QEMU maps each block by itself, with an inaccessible page behind it. Anything else may be the
   // middle of a heap, and emptying it would be a disaster.

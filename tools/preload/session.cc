@@ -1,6 +1,7 @@
 #include "tools/preload/session.h"
 
 #include <signal.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -148,9 +149,11 @@ bool Session::Decide(size_t index, uintptr_t host) {
 
 absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   const uint64_t length = snapshot_->blocks()[index].used_length;
-  absl::StatusOr<Mapping> mapping = CheckGuestMemory(host, length);
+  absl::StatusOr<KernelMapping> mapping = CheckGuestMemory(host, length);
   if (!mapping.ok()) return mapping.status();
-  if (mapping->shared && passed_.Contains(mapping->device, mapping->inode)) {
+  const dev_t device = makedev(static_cast<unsigned>(mapping->device_major),
+                               static_cast<unsigned>(mapping->device_minor));
+  if (mapping->shared && passed_.Contains(device, mapping->inode)) {
     return absl::FailedPreconditionError("its memory is shared with another process");
   }
   if (loader_ == nullptr && loader_status_.ok()) loader_status_ = StartLoader();
@@ -161,7 +164,7 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   if (!attached.ok()) return attached;
   Block& block = blocks_[index];
   block.host = host;
-  block.backing_device = mapping->device;
+  block.backing_device = device;
   block.backing_inode = mapping->inode;
   block.backing_offset = mapping->offset;
   return absl::OkStatus();
