@@ -28,6 +28,10 @@ constexpr int64_t kWatchNs = 1'000'000'000;
 // The second look, before anything is believed to be lost.
 constexpr int64_t kWatchAgainNs = 20'000'000;
 
+uint64_t RetryDelayNs(uint32_t attempts) {
+  return static_cast<uint64_t>(std::min(kMinRetryNs << std::min(attempts, 10u), kMaxRetryNs));
+}
+
 // Holds any page but a huge one.
 constexpr uint64_t kFirstBufferBytes = 64 << 10;
 
@@ -136,7 +140,7 @@ bool FaultThread::ReadAndServe() {
   const uint64_t now_ns = events.faults.empty() ? 0 : NowNs();
   parts_.stats.faults.fetch_add(events.faults.size(), std::memory_order_relaxed);
   for (const MissingFault& fault : events.faults) {
-    Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0, .unread = false});
+    Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0, .unread = false, .retry_ns = 0});
   }
   if (!events.faults.empty() && can_spin_) served_ns_ = NowNs();
   return more;
@@ -169,6 +173,8 @@ void FaultThread::Serve(Fault fault) {
         fault.unread = !fault.unread;
         fault.attempts = std::min(fault.attempts, 1u);
       }
+      // The disk's time, and not the events of others, which wake this thread at any moment.
+      fault.retry_ns = fault.unread ? NowNs() + RetryDelayNs(fault.attempts) : 0;
       Park(fault);
       break;
   }
@@ -201,7 +207,14 @@ void FaultThread::RetryParked() {
   // Serve() parks again, at the front, what it cannot answer yet; it never gets ahead of the
   // reading index.
   const size_t count = std::exchange(parked_count_, 0);
-  for (size_t i = 0; i < count; ++i) Serve(parked_[i]);
+  const uint64_t now_ns = count > 0 ? NowNs() : 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (parked_[i].retry_ns <= now_ns) {
+      Serve(parked_[i]);
+    } else {
+      parked_[parked_count_++] = parked_[i];
+    }
+  }
   if (overflowed_ && parked_count_ < kMaxParked / 2) {
     overflowed_ = false;
     WakeAll();  // who was left out faults again

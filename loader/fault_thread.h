@@ -69,7 +69,8 @@ class FaultThread {
     uintptr_t addr;
     uint64_t read_ns;  // when its event was read
     uint32_t attempts;
-    bool unread;  // the last one failed in reading the file
+    bool unread;        // the last one failed in reading the file,
+    uint64_t retry_ns;  // which is not tried again before; else 0
   };
   // Pages that can be parked. Reading goes on when it is full, for a read may be what ends the
   // state that parks them; faults that find no room are woken later, and come again.
