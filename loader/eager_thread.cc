@@ -19,69 +19,7 @@ constexpr uint64_t kMaxGapPages = 8;
 // ahead.
 constexpr int kNice = 5;
 
-uint64_t WindowPages(const RamBlock& block) {
-  return std::max<uint64_t>(1, HugeStaging::kBytes / block.page_size());
-}
-
 }  // namespace
-
-bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge) {
-  switch (huge) {
-    case HugePages::kNever:
-      return false;
-    case HugePages::kWhereHalfFull:
-      return block.CountNonzero(window) * 2 >= window.count;
-    case HugePages::kWhereAnyContent:
-      return block.CountNonzero(window) > 0;
-  }
-  return false;
-}
-
-void EagerQueue::Add(RamBlock& block, HugePages huge) {
-  absl::MutexLock lock(&mu_);
-  entries_.push_back({&block, huge, 0});
-  SkipEmpty();
-}
-
-std::optional<EagerQueue::Window> EagerQueue::Next() {
-  absl::MutexLock lock(&mu_);
-  mu_.Await(absl::Condition(this, &EagerQueue::HasNextOrClosed));
-  if (closed_) return std::nullopt;
-  Entry& entry = entries_[current_];
-  RamBlock& block = *entry.block;
-  const uint64_t pages = WindowPages(block);
-  // A window ends where the host's next huge page begins.
-  const uint64_t into_huge =
-      block.AddrOf(entry.next_page) % HugeStaging::kBytes / block.page_size();
-  const uint64_t count = std::min(pages - into_huge % pages, block.pages() - entry.next_page);
-  const Window window{
-      &block, {entry.next_page, count}, count == pages ? entry.huge : HugePages::kNever};
-  entry.next_page += count;
-  SkipEmpty();
-  return window;
-}
-
-// Leaves `current_` at an entry whose next window has something to load, or at the end.
-void EagerQueue::SkipEmpty() {
-  for (; current_ < entries_.size(); ++current_) {
-    Entry& entry = entries_[current_];
-    const RamBlock& block = *entry.block;
-    const PageRun pending = block.FindPending(entry.next_page, block.pages());
-    if (pending.count == 0) continue;
-    const uint64_t pages = WindowPages(block);
-    const uint64_t into_window = block.AddrOf(pending.first) / block.page_size() % pages;
-    entry.next_page =
-        std::max(entry.next_page, pending.first - std::min(pending.first, into_window));
-    return;
-  }
-}
-
-void EagerQueue::Close() {
-  absl::MutexLock lock(&mu_);
-  closed_ = true;
-}
-
-bool EagerQueue::HasNextOrClosed() const { return closed_ || current_ < entries_.size(); }
 
 absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(EagerQueue& queue,
                                                                 PageLoader& loader,

@@ -157,6 +157,8 @@ void FaultThread::Serve(Fault fault) {
   }
   switch (outcome) {
     case Outcome::kLoaded:
+      parts_.eager_queue.Hint(*block, block->PageOf(fault.addr));
+      [[fallthrough]];
     case Outcome::kReceived:
       parts_.stats.fault_ns.Add(NowNs() - fault.read_ns);
       break;

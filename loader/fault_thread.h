@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "loader/eager_queue.h"
 #include "loader/install_gate.h"
 #include "loader/load_stats.h"
 #include "loader/page_buffer.h"
@@ -48,6 +49,7 @@ class FaultThread {
     const Userfaultfd& uffd;
     const RamMap& map;
     PageLoader& loader;
+    EagerQueue& eager_queue;
     InstallGate& gate;
     LoadStats& stats;
     const VmStop& vm_stop;

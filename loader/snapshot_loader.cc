@@ -79,6 +79,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
       FaultThread::Start({.uffd = *self->uffd_,
                           .map = self->map_,
                           .loader = *self->loader_,
+                          .eager_queue = self->eager_queue_,
                           .gate = self->gate_,
                           .stats = self->stats_,
                           .vm_stop = *self->vm_stop_});
@@ -106,7 +107,8 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
                                 .stats = stats_,
                                 .progress = progress_,
                                 .vm_stop = *vm_stop_,
-                                .may_poison = options_.on_unreadable == OnUnreadable::kPoison}) {}
+                                .may_poison = options_.on_unreadable == OnUnreadable::kPoison}),
+      eager_queue_(snapshot_->blocks().size()) {}
 
 SnapshotLoader::~SnapshotLoader() {
   if (!abandoned_.load() && !complete()) {

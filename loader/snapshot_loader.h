@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "loader/eager_queue.h"
 #include "loader/eager_thread.h"
 #include "loader/fault_thread.h"
 #include "loader/install_gate.h"

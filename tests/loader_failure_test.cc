@@ -14,6 +14,7 @@
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "loader/eager_queue.h"
 #include "loader/fault_thread.h"
 #include "loader/load_progress.h"
 #include "loader/page_loader.h"
@@ -377,9 +378,11 @@ TEST(Failure, Invariant4AFaultThatIsLostIsFoundByTheWatchdogAndCounted) {
                                       .stats = stats,
                                       .progress = progress,
                                       .vm_stop = *vm_stop});
+  EagerQueue eager_queue(1);
   const auto fault_thread = FaultThread::Start({.uffd = *uffd,
                                                 .map = map,
                                                 .loader = loader,
+                                                .eager_queue = eager_queue,
                                                 .gate = gate,
                                                 .stats = stats,
                                                 .vm_stop = *vm_stop});

@@ -1,0 +1,98 @@
+#include <optional>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "loader/eager_queue.h"
+
+namespace ramjet {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kWindowPages = 512;
+constexpr uintptr_t kHost = 0x7f0000000000;
+
+RamBlock Block(size_t index, uintptr_t host, uint64_t pages, const std::vector<PageRun>& nonzero) {
+  PageBitmap bitmap(pages);
+  for (const PageRun& run : nonzero) bitmap.SetRun(run);
+  return RamBlock(index,
+                  {.idstr = "ram", .used_length = pages * kPageBytes, .page_size = kPageBytes},
+                  {.host = host, .page_size = kPageBytes}, std::move(bitmap));
+}
+
+PageRun NextRun(EagerQueue& queue) {
+  const std::optional<EagerQueue::Window> window = queue.Next();
+  return window ? window->run : PageRun{};
+}
+
+TEST(EagerQueue, WindowsComeInOrderAndEndWhereHugePagesBegin) {
+  // Begins 12 pages before a huge page.
+  RamBlock block = Block(0, kHost - 12 * kPageBytes, 1200, {{0, 1200}});
+  EagerQueue queue(1);
+  queue.Add(block, HugePages::kWhereAnyContent);
+  std::optional<EagerQueue::Window> window = queue.Next();
+  EXPECT_EQ(window->run, (PageRun{0, 12}));
+  EXPECT_EQ(window->huge, HugePages::kNever);
+  window = queue.Next();
+  EXPECT_EQ(window->run, (PageRun{12, kWindowPages}));
+  EXPECT_EQ(window->huge, HugePages::kWhereAnyContent);
+  EXPECT_EQ(NextRun(queue), (PageRun{524, kWindowPages}));
+  EXPECT_EQ(NextRun(queue), (PageRun{1036, 164}));
+  queue.Close();
+  EXPECT_EQ(queue.Next(), std::nullopt);
+}
+
+TEST(EagerQueue, WindowsWithoutContentAreSkipped) {
+  RamBlock block = Block(0, kHost, 100 * kWindowPages, {{50 * kWindowPages + 3, 1}});
+  EagerQueue queue(1);
+  queue.Add(block, HugePages::kNever);
+  EXPECT_EQ(NextRun(queue), (PageRun{50 * kWindowPages, kWindowPages}));
+}
+
+TEST(EagerQueue, TheWindowOfALateHintComesFirstAndOnlyWhileItHasSomethingToLoad) {
+  RamBlock one = Block(0, kHost, 8 * kWindowPages, {{0, 8 * kWindowPages}});
+  RamBlock two = Block(2, kHost + (1 << 30), 8 * kWindowPages, {{0, 4 * kWindowPages}});
+  EagerQueue queue(3);
+  queue.Add(one, HugePages::kNever);
+  queue.Add(two, HugePages::kNever);
+  EXPECT_EQ(NextRun(queue).first, 0u);
+  queue.Hint(one, 5 * kWindowPages + 17);
+  queue.Hint(two, 2 * kWindowPages);
+  queue.Hint(two, 2 * kWindowPages + 1);  // the same window
+  queue.Hint(two, 6 * kWindowPages);      // nothing there
+  std::optional<EagerQueue::Window> window = queue.Next();
+  EXPECT_EQ(window->block, &two);
+  EXPECT_EQ(window->run, (PageRun{2 * kWindowPages, kWindowPages}));
+  EXPECT_EQ(two.Claim(window->run), kWindowPages);
+  window = queue.Next();
+  EXPECT_EQ(window->block, &one);
+  EXPECT_EQ(window->run, (PageRun{5 * kWindowPages, kWindowPages}));
+  queue.Hint(two, 2 * kWindowPages);  // claimed meanwhile
+  EXPECT_EQ(NextRun(queue), (PageRun{kWindowPages, kWindowPages}));
+}
+
+TEST(EagerQueue, HintsAtABlockThatIsNotThereYetAreForgotten) {
+  RamBlock one = Block(0, kHost, kWindowPages, {{0, kWindowPages}});
+  RamBlock two = Block(1, kHost + (1 << 30), 2 * kWindowPages, {{0, 2 * kWindowPages}});
+  EagerQueue queue(2);
+  queue.Hint(two, kWindowPages);
+  queue.Add(one, HugePages::kNever);
+  EXPECT_EQ(queue.Next()->block, &one);
+  queue.Add(two, HugePages::kNever);
+  EXPECT_EQ(NextRun(queue).first, 0u);
+}
+
+TEST(HugePagesPolicy, AWindowIsHugeWhereAPlainReadWouldHaveMadeItSo) {
+  const RamBlock block = Block(0, kHost, 4 * kWindowPages, {{5, 1}, {512, 256}, {1024, 255}});
+  const auto is_huge = [&](uint64_t window, HugePages huge) {
+    return IsHugeWindow(block, {window * kWindowPages, kWindowPages}, huge);
+  };
+  EXPECT_TRUE(is_huge(0, HugePages::kWhereAnyContent));
+  EXPECT_FALSE(is_huge(3, HugePages::kWhereAnyContent));
+  EXPECT_FALSE(is_huge(0, HugePages::kWhereHalfFull));
+  EXPECT_TRUE(is_huge(1, HugePages::kWhereHalfFull));
+  EXPECT_FALSE(is_huge(2, HugePages::kWhereHalfFull));
+  EXPECT_FALSE(is_huge(1, HugePages::kNever));
+}
+
+}  // namespace
+}  // namespace ramjet
