@@ -14,6 +14,7 @@
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
+#include "tools/workingset.h"
 
 namespace {
 
@@ -47,6 +48,21 @@ constexpr char kRunFooter[] =
     "\n"
     "Example:\n"
     "  ramjet run --incoming vm.mr --stats load.json -- qemu-system-x86_64 -accel kvm -m 4G ...";
+
+constexpr char kWorkingSetDescription[] =
+    "A working set is a file that says which pages of a snapshot a guest touches first after its\n"
+    "resume, in that order. `ramjet run --record` writes it; `ramjet run --working-set` has those\n"
+    "pages loaded before all others, in bulk.\n"
+    "\n"
+    "  ramjet run --record vm.ws --incoming vm.mr -- qemu-system-x86_64 ...\n"
+    "  ramjet workingset show vm.ws --snapshot vm.mr\n"
+    "  ramjet workingset merge -o vm.ws monday.ws tuesday.ws\n"
+    "  ramjet run --working-set vm.ws --incoming vm.mr -- qemu-system-x86_64 ...";
+
+constexpr char kMergeDescription[] =
+    "Writes the union of several records of one snapshot: pages that are in most of them first, "
+    "and\n"
+    "among those the ones that were touched the earliest.";
 
 }  // namespace
 
@@ -107,6 +123,24 @@ int main(int argc, char** argv) {
   demo->add_flag("--keep", demo_options.keep, "Leave the snapshot behind, and say where");
   demo->add_flag("--json", demo_options.json, "Print one JSON object (schema ramjet.demo/1)");
 
+  CLI::App* const workingset = app.add_subcommand("workingset", kWorkingSetDescription);
+  workingset->require_subcommand(1);
+  CLI::App* const show = workingset->add_subcommand(
+      "show", "Says what is in a working set: how much of which block, and what comes first.");
+  std::string snapshot;
+  show->add_option("FILE", file, "The working set")->required();
+  show->add_option("--snapshot", snapshot,
+                   "Say, also by the exit status, whether it belongs to this snapshot")
+      ->type_name("FILE");
+  show->add_flag("--json", json, "Print one JSON object (schema ramjet.workingset/1)");
+  CLI::App* const merge = workingset->add_subcommand("merge", kMergeDescription);
+  std::string out;
+  std::vector<std::string> files;
+  merge->add_option("FILE", files, "Working sets of the same snapshot")->required();
+  merge->add_option("-o,--output", out, "Where the union goes; may be one of them")
+      ->type_name("FILE")
+      ->required();
+
   // What comes after -- is the emulator's, whatever it looks like.
   char** const end = argv + argc;
   char** const separator = std::find(argv, end, std::string("--"));
@@ -128,5 +162,7 @@ int main(int argc, char** argv) {
   run_options.eager = eager == "on";
   if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
   if (run->parsed()) return ramjet::RunEmulator(run_options);
+  if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, json);
+  if (merge->parsed()) return ramjet::MergeWorkingSetFiles(files, out);
   return ramjet::RunDemo(demo_options);
 }

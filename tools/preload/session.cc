@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "mappedram/file.h"
 #include "tools/preload/process_view.h"
-#include "tools/preload/replace_file.h"
+#include "loader/replace_file.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
