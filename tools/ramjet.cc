@@ -98,6 +98,23 @@ int main(int argc, char** argv) {
   run->add_option("--eager-threads", run_options.eager_threads,
                   "How many threads load ahead (default: 2)")
       ->check(CLI::Range(1u, ramjet::SnapshotLoader::kMaxEagerThreads));
+  CLI::Option* const record =
+      run->add_option("--record", run_options.record_path,
+                      "Write there which pages the guest touches, in order of first touch; nothing "
+                      "is loaded\nahead meanwhile (see: ramjet workingset --help)")
+          ->type_name("FILE");
+  run->add_option("--record-for", run_options.record_seconds,
+                  "Record for that long after the resume, or until the guest has everything, or "
+                  "ends\n(default: 5)")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.0, 1e6))
+      ->needs(record);
+  run->add_option(
+         "--working-set", run_options.working_set,
+         "Load what that record names first; ignored, with a warning, if it is of another\n"
+         "snapshot or damaged")
+      ->type_name("FILE")
+      ->excludes(record);
   run->footer(kRunFooter);
 
   CLI::App* const demo = app.add_subcommand("demo",
