@@ -280,6 +280,7 @@ absl::Status SnapshotLoader::StartEager() {
   if (record_ != nullptr) record_->Stop();
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
+  if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
   while (eager_threads_.size() < options_.eager_threads) {
     absl::StatusOr<std::unique_ptr<EagerThread>> thread =
         EagerThread::Start(eager_queue_, *loader_, stats_);

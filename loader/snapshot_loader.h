@@ -91,9 +91,10 @@ class SnapshotLoader {
     // touch guest memory, nor end the loader. Without it `kill_pid` gets SIGKILL, if that is not 0.
     std::function<void(const absl::Status& why)> stop_vm = nullptr;
     pid_t kill_pid = 0;
-    // A file of SaveWorkingSet(): its pages are loaded first, beginning when a block is attached and
-    // whether or not StartEager() is called; eager threads wait until they are there. Empty: none.
-    // If it is damaged, or of another snapshot, stats().errors() says so and nothing else happens.
+    // A file of SaveWorkingSet(): its pages are loaded first, beginning when a block is attached:
+    // gently until StartEager() is called (or 50 ms have passed), for the guest is being resumed,
+    // and then as fast as can be. Eager threads wait until they are there. Empty: none. If it is
+    // damaged, or of another snapshot, stats().errors() says so and nothing else happens.
     std::string working_set = {};
     // Note which pages are touched, for SaveWorkingSet().
     bool record = false;

@@ -4,7 +4,14 @@
 //
 // From a cold cache the reading is what takes the time, and pages lie scattered: the kernel is told
 // of the next batches before the one in hand is read, so that the disk always has a deep queue.
+//
+// But not at once. While the VMM still resumes the guest, a deep queue costs it milliseconds: its own
+// reads and faults wait in it, and where processors are few, submitting hundreds of requests takes
+// one away. Until the guest runs, batches are therefore tiny, in strictly the guest's order, and the
+// queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun.
 #include "loader/working_set_thread.h"
+
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <deque>
@@ -17,8 +24,16 @@
 namespace ramjet {
 namespace {
 
-constexpr uint64_t kBatchBytes = 1 << 20;
-constexpr size_t kBatchesAhead = 3;  // prefetched, with the one in hand
+// Before the guest runs, and from then on twice as large each time, up to the maximum.
+constexpr uint64_t kMinBatchBytes = 16 << 10;
+constexpr uint64_t kMaxBatchBytes = 1 << 20;
+constexpr size_t kBatchesAhead = 3;  // prefetched, with the one in hand, when the guest runs
+// By then it does, or whoever resumes it is waiting for something else.
+constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
+
+// As that of eager threads: whoever wakes on our processor comes first.
+constexpr int kNice = 5;
+
 // Pages between two runs are read with them, if they are no more than this: cheaper than a second
 // read, and a guest that touches both is likely to touch them.
 constexpr uint64_t kMaxGapBytes = 16 << 10;
@@ -43,6 +58,7 @@ absl::StatusOr<std::unique_ptr<WorkingSetThread>> WorkingSetThread::Start(std::s
 WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts, PageBuffer buffer)
     : path_(std::move(path)),
       parts_(parts),
+      started_(absl::Now()),
       buffer_(std::move(buffer)),
       blocks_(parts.snapshot.blocks().size()) {}
 
@@ -63,6 +79,7 @@ void WorkingSetThread::Add(RamBlock& block, std::function<void()> loaded) {
 }
 
 void WorkingSetThread::Run() {
+  (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
   const absl::Status read = ReadFile();
   if (read.ok()) {
     LoadAttached();
@@ -118,7 +135,7 @@ void WorkingSetThread::LoadAttached() {
       todo_ = std::exchange(skipped_, {});
       next_ = 0;
     }
-    while (ahead.size() < kBatchesAhead) {
+    while (ahead.size() < (MayHurry() ? kBatchesAhead : 1)) {
       Batch batch = NextBatch();
       if (batch.empty()) break;
       Prefetch(batch);
@@ -158,10 +175,16 @@ void WorkingSetThread::ReleaseTaken() {
   taken_.clear();
 }
 
+bool WorkingSetThread::MayHurry() const {
+  return hurried_.load(std::memory_order_relaxed) || absl::Now() - started_ > kMaxResume;
+}
+
 // The next runs of attached blocks, in order of the file; empty if there are none.
 WorkingSetThread::Batch WorkingSetThread::NextBatch() {
   Batch runs;
-  for (uint64_t room = kBatchBytes; room > 0 && next_ < todo_.size();) {
+  batch_bytes_ =
+      MayHurry() && batch_bytes_ > 0 ? std::min(2 * batch_bytes_, kMaxBatchBytes) : kMinBatchBytes;
+  for (uint64_t room = batch_bytes_; room > 0 && next_ < todo_.size();) {
     Extent& extent = todo_[next_];
     RamBlock* const block = blocks_[extent.block];
     if (block == nullptr) {

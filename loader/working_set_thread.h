@@ -14,6 +14,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "loader/load_stats.h"
 #include "loader/page_buffer.h"
 #include "loader/page_loader.h"
@@ -54,6 +56,9 @@ class WorkingSetThread {
   // for others. Not once the thread is being destroyed.
   void Add(RamBlock& block, std::function<void()> loaded) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // The guest runs by now: the disk need not be spared for whoever resumes it.
+  void Hurry() { hurried_.store(true, std::memory_order_relaxed); }
+
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
@@ -86,21 +91,25 @@ class WorkingSetThread {
   uint64_t FileOffset(const BlockRun& run) const;
   void Prefetch(const Batch& batch) const;
   void Load(const Batch& batch);
+  bool MayHurry() const;
   bool HaveBuffer(uint64_t page_bytes);
 
   // Constant after construction.
   const std::string path_;
   const Parts parts_;
+  const absl::Time started_;
 
   // Of the thread itself.
   PageBuffer buffer_;
   std::vector<Extent> todo_;  // in order; from next_ on
   size_t next_ = 0;
+  uint64_t batch_bytes_ = 0;       // of the last batch
   std::vector<Extent> skipped_;    // of blocks that are not attached
   std::vector<RamBlock*> blocks_;  // by index in Snapshot::blocks(); nullptr: not attached
   std::vector<Added> taken_;       // whose `loaded` is still to be called
 
-  std::atomic<bool> quit_{false};  // written under mu_
+  std::atomic<bool> quit_{false};     // written under mu_
+  std::atomic<bool> hurried_{false};  // relaxed: seen late, it only takes a little longer
 
   absl::Mutex mu_;
   std::vector<Added> added_ ABSL_GUARDED_BY(mu_);
