@@ -182,9 +182,9 @@ bool WorkingSetThread::MayHurry() const {
 // The next runs of attached blocks, in order of the file; empty if there are none.
 WorkingSetThread::Batch WorkingSetThread::NextBatch() {
   Batch runs;
-  batch_bytes_ =
+  const uint64_t most =
       MayHurry() && batch_bytes_ > 0 ? std::min(2 * batch_bytes_, kMaxBatchBytes) : kMinBatchBytes;
-  for (uint64_t room = batch_bytes_; room > 0 && next_ < todo_.size();) {
+  for (uint64_t room = most; room > 0 && next_ < todo_.size();) {
     Extent& extent = todo_[next_];
     RamBlock* const block = blocks_[extent.block];
     if (block == nullptr) {
@@ -206,6 +206,7 @@ WorkingSetThread::Batch WorkingSetThread::NextBatch() {
       extent.length -= done;
     }
   }
+  if (!runs.empty()) batch_bytes_ = most;
   return Joined(std::move(runs));
 }
 
