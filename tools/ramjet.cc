@@ -23,6 +23,7 @@ constexpr char kDescription[] =
     "\n"
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
     "  ramjet inspect vm.mr\n"
+    "  ramjet workingset --help\n"
     "  ramjet demo";
 
 constexpr char kRunDescription[] =
@@ -42,6 +43,13 @@ constexpr char kRunFooter[] =
     "read\n"
     "and write access to /dev/userfaultfd, or CAP_SYS_PTRACE.\n"
     "\n"
+    "With --record, pages come only when they are touched until the record ends; then the rest is "
+    "loaded\n"
+    "ahead. With --working-set, what it names is loaded first, before the eager threads begin. A "
+    "page "
+    "that\n"
+    "the guest touches is served at once in any case.\n"
+    "\n"
     "To write a snapshot: the QMP commands migrate-set-capabilities (mapped-ram on) and migrate "
     "(uri\n"
     "file:vm.mr).\n"
@@ -50,10 +58,15 @@ constexpr char kRunFooter[] =
     "  ramjet run --incoming vm.mr --stats load.json -- qemu-system-x86_64 -accel kvm -m 4G ...";
 
 constexpr char kWorkingSetDescription[] =
+    "Shows what is in a working set, or makes one of several.";
+
+constexpr char kWorkingSetFooter[] =
     "A working set is a file that says which pages of a snapshot a guest touches first after its\n"
-    "resume, in that order. `ramjet run --record` writes it; `ramjet run --working-set` has those\n"
-    "pages loaded before all others, in bulk.\n"
+    "resume, in that order. `ramjet run --record` writes it; `ramjet run --working-set` loads "
+    "those\n"
+    "pages before all others, in bulk. It belongs to one snapshot and its copies.\n"
     "\n"
+    "Example:\n"
     "  ramjet run --record vm.ws --incoming vm.mr -- qemu-system-x86_64 ...\n"
     "  ramjet workingset show vm.ws --snapshot vm.mr\n"
     "  ramjet workingset merge -o vm.ws monday.ws tuesday.ws\n"
@@ -142,13 +155,19 @@ int main(int argc, char** argv) {
 
   CLI::App* const workingset = app.add_subcommand("workingset", kWorkingSetDescription);
   workingset->require_subcommand(1);
+  workingset->footer(kWorkingSetFooter);
   CLI::App* const show = workingset->add_subcommand(
       "show", "Says what is in a working set: how much of which block, and what comes first.");
   std::string snapshot;
   show->add_option("FILE", file, "The working set")->required();
-  show->add_option("--snapshot", snapshot,
-                   "Say, also by the exit status, whether it belongs to this snapshot")
-      ->type_name("FILE");
+  CLI::Option* const belongs =
+      show->add_option("--snapshot", snapshot,
+                       "Say, also by the exit status, whether it belongs to this snapshot")
+          ->type_name("FILE");
+  show->add_option("--offset", stream_offset,
+                   "Where the stream begins in the snapshot, if not at the start")
+      ->type_name("BYTES")
+      ->needs(belongs);
   show->add_flag("--json", json, "Print one JSON object (schema ramjet.workingset/1)");
   CLI::App* const merge = workingset->add_subcommand("merge", kMergeDescription);
   std::string out;
@@ -179,7 +198,7 @@ int main(int argc, char** argv) {
   run_options.eager = eager == "on";
   if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
   if (run->parsed()) return ramjet::RunEmulator(run_options);
-  if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, json);
+  if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, stream_offset, json);
   if (merge->parsed()) return ramjet::MergeWorkingSetFiles(files, out);
   return ramjet::RunDemo(demo_options);
 }

@@ -35,10 +35,12 @@ int Print(const std::string& text) {
   return Fail(absl::ErrnoToStatus(errno, "stdout"));
 }
 
-absl::StatusOr<uint64_t> DigestFile(const std::string& path) {
+absl::StatusOr<uint64_t> DigestFile(const std::string& path,
+                                    std::optional<uint64_t> stream_offset) {
   absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return file.status();
-  absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(file));
+  absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
+      Snapshot::Open(*std::move(file), stream_offset);
   if (!snapshot.ok()) return snapshot.status();
   return DigestSnapshot(**snapshot);
 }
@@ -113,12 +115,13 @@ std::string AsText(const std::string& path, const WorkingSet& set, std::optional
 
 }  // namespace
 
-int ShowWorkingSet(const std::string& path, const std::string& snapshot, bool json) {
+int ShowWorkingSet(const std::string& path, const std::string& snapshot,
+                   std::optional<uint64_t> stream_offset, bool json) {
   const absl::StatusOr<WorkingSet> set = ReadWorkingSet(path);
   if (!set.ok()) return Fail(set.status());
   std::optional<bool> matches;
   if (!snapshot.empty()) {
-    const absl::StatusOr<uint64_t> digest = DigestFile(snapshot);
+    const absl::StatusOr<uint64_t> digest = DigestFile(snapshot, stream_offset);
     if (!digest.ok()) return Fail(digest.status());
     matches = *digest == set->snapshot_digest;
   }
