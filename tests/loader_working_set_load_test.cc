@@ -172,6 +172,12 @@ TEST_P(WorkingSetLoad, WhatLiesBetweenPagesThatAreCloseComesWithThem) {
   EXPECT_TRUE(load.memory.HoldsPattern(11));
   EXPECT_TRUE(load.memory.HoldsPattern(12));
   EXPECT_EQ(load.loader->stats().faults, 0u);
+  EXPECT_TRUE(load.memory.HoldsPattern(9));
+  EXPECT_TRUE(load.memory.HoldsPattern(14));
+  EXPECT_EQ(load.loader->stats().faulted, 2u) << "these do not lie between";
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  EXPECT_EQ(load.loader->stats().working_set, 6u);
 }
 
 // Recorded by one guest, of use to the next.

@@ -144,6 +144,8 @@ TEST(WorkingSet, ForgedOnesAreRefusedWithTheReason) {
       {block, "ends early"},
       {block + huge, "ends early"},
       {block + std::string("\1\0\0", 3), "0 pages"},
+      // 1 + 2^64
+      {block + "\x81\x80\x80\x80\x80\x80\x80\x80\x80\2" + std::string("\2\0", 2), "too large"},
       {block + std::string("\1\x42\0", 3), "does not lie in its block"},
       {block + std::string("\1\2\x40", 3), "does not lie in its block"},
       {block + std::string("\1\2\1", 3), "does not lie in its block"},
