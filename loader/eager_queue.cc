@@ -93,11 +93,23 @@ void EagerQueue::SkipEmpty() {
   }
 }
 
+void EagerQueue::Hold() {
+  absl::MutexLock lock(&mu_);
+  ++holds_;
+}
+
+void EagerQueue::Release() {
+  absl::MutexLock lock(&mu_);
+  --holds_;
+}
+
 void EagerQueue::Close() {
   absl::MutexLock lock(&mu_);
   closed_ = true;
 }
 
-bool EagerQueue::HasNextOrClosed() const { return closed_ || current_ < entries_.size(); }
+bool EagerQueue::HasNextOrClosed() const {
+  return closed_ || (holds_ == 0 && current_ < entries_.size());
+}
 
 }  // namespace ramjet

@@ -50,6 +50,10 @@ class EagerQueue {
   // later ones, have come up meanwhile. By one thread at a time.
   void Hint(const RamBlock& block, uint64_t page);
 
+  // Between a Hold() and its Release() nothing is handed out: more important reads are under way.
+  void Hold() ABSL_LOCKS_EXCLUDED(mu_);
+  void Release() ABSL_LOCKS_EXCLUDED(mu_);
+
   // Waits until there is a window or the queue is closed: nullopt.
   std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -79,6 +83,7 @@ class EagerQueue {
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot
   size_t current_ ABSL_GUARDED_BY(mu_) = 0;            // the entry being handed out
+  int holds_ ABSL_GUARDED_BY(mu_) = 0;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
 
