@@ -121,7 +121,13 @@ void FaultThread::Serve(Fault fault) {
   Outcome outcome = Outcome::kAgain;
   const bool last_attempt = fault.attempts >= (fault.unread ? kMaxReadAttempts : kMaxAttempts);
   if (block != nullptr) {
-    outcome = parts_.loader.LoadFaulted(*block, block->PageOf(fault.addr), buffer_, last_attempt);
+    const uint64_t page = block->PageOf(fault.addr);
+    // Pages of zeros are left out: they need no reading.
+    if (parts_.record != nullptr && fault.attempts == 0 && block->pending(page) &&
+        block->nonzero(page)) {
+      parts_.record->Note(block->index(), page);
+    }
+    outcome = parts_.loader.LoadFaulted(*block, page, buffer_, last_attempt);
   } else if (last_attempt) {
     return;  // its block was never attached, so it has been unregistered, which woke the waiter
   }

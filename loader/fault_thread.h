@@ -16,6 +16,7 @@
 #include "loader/page_loader.h"
 #include "loader/ram_map.h"
 #include "loader/thread.h"
+#include "loader/touch_record.h"
 #include "loader/vm_stop.h"
 #include "uffd/event_reader.h"
 #include "uffd/fault_queue.h"
@@ -46,6 +47,7 @@ class FaultThread {
     InstallGate& gate;
     LoadStats& stats;
     const VmStop& vm_stop;
+    TouchRecord* record = nullptr;  // of the pages that faults ask for; nullptr: none is wanted
   };
   static absl::StatusOr<std::unique_ptr<FaultThread>> Start(const Parts& parts);
   // Stops. Faults that are parked or come later stay unanswered: unregister first.

@@ -44,11 +44,12 @@ class LatencyHistogram {
 // Threads: all may be called concurrently.
 struct LoadStats {
   // Where the pages with content came from, or what else became of them.
-  std::atomic<uint64_t> eager{0};     // from the file, by an eager thread
-  std::atomic<uint64_t> moved{0};     // of those, as part of a huge page
-  std::atomic<uint64_t> faulted{0};   // from the file, because somebody touched them
-  std::atomic<uint64_t> removed{0};   // discarded by the guest before they came
-  std::atomic<uint64_t> poisoned{0};  // unreadable: a SIGBUS, in a guest a machine check
+  std::atomic<uint64_t> eager{0};        // from the file, ahead of need
+  std::atomic<uint64_t> moved{0};        // of those, as part of a huge page
+  std::atomic<uint64_t> working_set{0};  // of those, first, since a working set says so
+  std::atomic<uint64_t> faulted{0};      // from the file, because somebody touched them
+  std::atomic<uint64_t> removed{0};      // discarded by the guest before they came
+  std::atomic<uint64_t> poisoned{0};     // unreadable: a SIGBUS, in a guest a machine check
 
   std::atomic<uint64_t> zeroed{0};     // installed as zeros because somebody touched them
   std::atomic<uint64_t> redundant{0};  // were there already when they were to be installed

@@ -189,23 +189,25 @@ Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
   return Outcome::kReceived;
 }
 
-void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer) {
+void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
+                           std::atomic<uint64_t>* also) {
   uint8_t* const content = buffer.first(block.BytesOf(run.count)).data();
   if (Read(parts_.bulk, block, run, content).ok()) {
-    InstallAhead(block, run, content);
+    InstallAhead(block, run, content, also);
   } else {
-    LoadSingly(block, run, content);
+    LoadSingly(block, run, content, also);
   }
 }
 
 // Saves what can be saved of a run that could not be read whole.
-void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content) {
+void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
+                            std::atomic<uint64_t>* also) {
   for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0 && !quit_;
        part = block.FindPending(part.first + 1, run.end())) {
     const PageRun one{part.first, 1};
     const absl::Status read = ReadPatiently(block, one, content);
     if (read.ok()) {
-      InstallAhead(block, one, content);
+      InstallAhead(block, one, content, also);
     } else {
       PoisonAhead(block, one.first, read);
     }
@@ -213,7 +215,8 @@ void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content) {
 }
 
 // `content` is that of the whole run.
-void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content) {
+void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
+                              std::atomic<uint64_t>* also) {
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());
   Patience patience;
   bool one_by_one = false;
@@ -238,6 +241,7 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
         if (next_settled) ++arrived;
         // Before the last page is noted, for whoever waits for that reads the sums.
         Count(parts_.stats.eager, arrived);
+        if (also != nullptr) Count(*also, arrived);
         if (arrived > 0) completed = block.MarkReceived({part.first, arrived});
         if (arrived < part.count) block.Unclaim({part.first + arrived, part.count - arrived});
       }

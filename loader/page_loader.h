@@ -62,8 +62,10 @@ class PageLoader {
                       bool last_attempt = false);
 
   // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
-  // changing. `buffer` holds run.count pages.
-  void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer);
+  // changing. `buffer` holds run.count pages. What arrives is counted in LoadStats::eager, and in
+  // `also` if that is given.
+  void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
+                 std::atomic<uint64_t>* also = nullptr);
 
   // LoadAhead() for `run` that fills one huge page of the host, zero pages included, which then
   // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory
@@ -97,8 +99,10 @@ class PageLoader {
 
   Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content, bool last_attempt);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
-  void InstallAhead(RamBlock& block, PageRun run, const uint8_t* content);
-  void LoadSingly(RamBlock& block, PageRun run, uint8_t* content);
+  void InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
+                    std::atomic<uint64_t>* also = nullptr);
+  void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
+                  std::atomic<uint64_t>* also = nullptr);
   uint64_t MoveHuge(RamBlock& block, PageRun run, uint8_t* content);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
   void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);

@@ -84,12 +84,17 @@ int Result(const absl::Status& status) {
   return status.ok() ? 0 : Fail(ErrnoOf(status.code()), std::string(status.message()));
 }
 
-// A copy of what the caller has filled in, in the size that it knew; the rest is 0. Today's structs
-// are the first version, so what is smaller is no version at all.
+// Of the first version of each struct. What is smaller is no version at all.
+template <typename Struct>
+constexpr uint64_t kFirstSize = sizeof(Struct);
+template <>
+constexpr uint64_t kFirstSize<ramjet_options> = offsetof(ramjet_options, working_set);
+
+// A copy of what the caller has filled in, in the size that it knew; the rest is 0.
 template <typename Struct>
 std::optional<Struct> Read(const Struct* given) {
   Struct known{};
-  if (given == nullptr || given->size < sizeof(known)) return std::nullopt;
+  if (given == nullptr || given->size < kFirstSize<Struct>) return std::nullopt;
   std::memcpy(&known, given, std::min<uint64_t>(given->size, sizeof(known)));
   return known;
 }
@@ -114,8 +119,15 @@ absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given)
       stop_vm(opaque, std::string(why.message()).c_str());
     };
   }
-  if ((given.flags & ~RAMJET_NOT_LAZY) != 0) {
+  if ((given.flags & ~(RAMJET_NOT_LAZY | RAMJET_RECORD)) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("flags ", given.flags, " are not known"));
+  }
+  options.record = (given.flags & RAMJET_RECORD) != 0;
+  if (given.working_set != nullptr) options.working_set = given.working_set;
+  if (options.record && !options.working_set.empty()) {
+    return absl::InvalidArgumentError(
+        "RAMJET_RECORD with a working_set would record what the guest finds missing, not what it "
+        "touches");
   }
   if (given.kill_pid < 0) return absl::InvalidArgumentError("kill_pid is negative");
   options.kill_pid = given.kill_pid;
@@ -371,6 +383,12 @@ int ramjet_start_eager(ramjet_handle* load) {
   return load->loader == nullptr ? 0 : Result(load->loader->StartEager());
 }
 
+int ramjet_save_working_set(const ramjet_handle* load, const char* path) {
+  if (path == nullptr) return Fail(EINVAL, "path is NULL");
+  if (load->loader == nullptr) return Fail(ENOTSUP, "the snapshot was opened with RAMJET_NOT_LAZY");
+  return Result(load->loader->SaveWorkingSet(path));
+}
+
 int ramjet_discard(ramjet_handle* load, void* start, uint64_t length) {
   const auto addr = reinterpret_cast<uintptr_t>(start);
   if (length > UINTPTR_MAX - addr) return Fail(EINVAL, "the range wraps around");
@@ -418,6 +436,7 @@ int ramjet_get_stats(const ramjet_handle* load, ramjet_stats* stats) {
     known.fault_max_ns = counted.fault_ns.max_ns();
     known.read_retries = counted.read_retries;
     known.rescued_faults = counted.rescued;
+    known.working_set_pages = counted.working_set;
   }
   std::memcpy(stats, &known, std::min<uint64_t>(stats->size, sizeof(known)));
   return 0;

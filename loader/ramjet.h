@@ -110,6 +110,9 @@ enum ramjet_on_unreadable {
  * attached. */
 #define RAMJET_NOT_LAZY 1u
 
+/* A flag: note which pages are touched, for ramjet_save_working_set(). Takes 8 bytes a page noted. */
+#define RAMJET_RECORD 2u
+
 struct ramjet_options {
   uint64_t size; /* of this struct */
   /* Where the migration stream begins in the file; 0: at its start, or behind libvirt's header. */
@@ -133,11 +136,18 @@ struct ramjet_options {
    * SIGKILL, which alone ends a vCPU that sleeps on a page; 0: none. In any case ramjet_wait()
    * returns -ENOTRECOVERABLE. */
   int32_t kill_pid;
-  /* RAMJET_NOT_LAZY or 0 */
+  /* RAMJET_NOT_LAZY, RAMJET_RECORD, or 0 */
   uint32_t flags;
+  /* A file of ramjet_save_working_set(), or NULL: what the guest touched first in an earlier run is
+   * loaded first in this one, beginning when a block is attached. Gently until ramjet_start_eager()
+   * is called, or for 50 ms, since the guest is being resumed; then as fast as can be, and what
+   * ramjet_start_eager() does waits until it is there. A thread of the library reads the file,
+   * soon after ramjet_open(). One that cannot be read, is damaged, or is of another snapshot is
+   * ignored, and ramjet_stats_json() has the reason among its "errors". Not with RAMJET_RECORD. */
+  const char *working_set;
 };
 #define RAMJET_OPTIONS_INIT \
-  { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Opens the snapshot `path`, checks all of it but the content of pages, and prepares for attaching:
  * one thread, one userfaultfd. `options` may be NULL. On success `*load` is to be freed by
@@ -242,6 +252,24 @@ RAMJET_API int ramjet_read_block(const ramjet *load, const char *idstr, void *to
  * come only when they are touched. Calling it again is harmless. */
 RAMJET_API int ramjet_start_eager(ramjet *load);
 
+/* Writes which pages were touched before they had arrived, in order of first touch, to the file
+ * `path`, for the next load of this snapshot or of a copy of it: see ramjet_options.working_set. It
+ * has what was touched up to now, or up to ramjet_start_eager(), after which the guest finds pages
+ * that it did not ask for; so the way to record is
+ *
+ *     options.flags = RAMJET_RECORD;
+ *     ... open, attach, run the guest for some seconds ...
+ *     ramjet_save_working_set(load, "vm.ws");
+ *     ramjet_start_eager(load);
+ *
+ * Also after ramjet_wait() or ramjet_detach(). Reads bitmaps and device state from the snapshot. The
+ * file appears under `path`, where it replaces another, when it is complete; until then it is called
+ * PATH.PID.tmp. Pages of zeros are not in it. Several records of one snapshot are made one by
+ * `ramjet workingset merge`.
+ * -ENOTSUP: the handle was opened without RAMJET_RECORD, or there was no memory to record. -EIO,
+ * -EILSEQ: the file cannot be written, or the snapshot not be read. */
+RAMJET_API int ramjet_save_working_set(const ramjet *load, const char *path);
+
 /* The caller is about to discard [start, start + length) in a way that the kernel does not report:
  * fallocate() with FALLOC_FL_PUNCH_HOLE on shared memory. On return nothing of it can arrive any
  * more: pages that have not are zero for ever. Whole pages of attached memory, that is; the rest of
@@ -272,9 +300,10 @@ struct ramjet_stats {
   uint64_t read_retries; /* reads of the file that were repeated */
   uint64_t
       rescued_faults; /* lost, and woken by a watchdog: if not 0, you have found a bug of ours */
+  uint64_t working_set_pages; /* of eager_pages: loaded first, for ramjet_options.working_set */
 };
 #define RAMJET_STATS_INIT \
-  { sizeof(struct ramjet_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct ramjet_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 RAMJET_API int ramjet_get_stats(const ramjet *load, struct ramjet_stats *stats);
 
 /* The same and more as one JSON object (schema ramjet.stats/1: docs/stats.md), into `buffer` of

@@ -13,6 +13,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "loader/replace_file.h"
+#include "loader/snapshot_digest.h"
+#include "loader/working_set.h"
 #include "uffd/mappings.h"
 
 namespace ramjet {
@@ -55,15 +58,30 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   if (!uffd.ok()) return uffd.status();
   std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
                                                           *std::move(vm_stop), *std::move(uffd)));
+  if (options.record) self->StartRecord();
   absl::StatusOr<std::unique_ptr<FaultThread>> fault_thread =
       FaultThread::Start({.uffd = *self->uffd_,
                           .map = self->map_,
                           .loader = *self->loader_,
                           .gate = self->gate_,
                           .stats = self->stats_,
-                          .vm_stop = *self->vm_stop_});
+                          .vm_stop = *self->vm_stop_,
+                          .record = self->record_.get()});
   if (!fault_thread.ok()) return fault_thread.status();
   self->fault_thread_ = *std::move(fault_thread);
+  if (!options.working_set.empty()) {
+    absl::StatusOr<std::unique_ptr<WorkingSetThread>> thread = WorkingSetThread::Start(
+        options.working_set, {.snapshot = *self->snapshot_,
+                              .source = source != nullptr ? *source : *self->snapshot_,
+                              .loader = *self->loader_,
+                              .stats = self->stats_});
+    if (thread.ok()) {
+      absl::MutexLock lock(&self->mu_);
+      self->working_set_thread_ = *std::move(thread);
+    } else {
+      self->stats_.AddError(thread.status());
+    }
+  }
   return self;
 }
 
@@ -122,7 +140,7 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   if (!ready.ok()) return ready;
   auto ram = std::make_unique<RamBlock>(block, stored, memory, snapshot_->TakeNonzero(block));
   map_.Insert(*ram);
-  eager_queue_.Add(*ram, HugeWelcome(*ram, mapping.memory));
+  AddToEagerQueue(*ram, mapping.memory);
   attached_[block] = true;
   blocks_.push_back(std::move(ram));
   return absl::OkStatus();
@@ -221,9 +239,48 @@ bool SnapshotLoader::HugeWelcome(const RamBlock& block, BlockMemory memory) cons
          HostHasHugePages();
 }
 
+void SnapshotLoader::AddToEagerQueue(RamBlock& block, BlockMemory memory) {
+  const bool huge = HugeWelcome(block, memory);
+  if (working_set_thread_ == nullptr) {
+    eager_queue_.Add(block, huge);
+  } else {
+    working_set_thread_->Add(block, [this, &block, huge] { eager_queue_.Add(block, huge); });
+  }
+}
+
+void SnapshotLoader::StartRecord() {
+  uint64_t pages = 0;
+  for (const SnapshotBlock& block : snapshot_->blocks()) {
+    pages += block.nonzero_pages * std::max<uint64_t>(1, block.page_size / SystemPageSize());
+  }
+  absl::StatusOr<std::unique_ptr<TouchRecord>> record = TouchRecord::Create(pages);
+  if (!record.ok()) {
+    stats_.AddError(record.status());
+  } else if (snapshot_->blocks().size() <= TouchRecord::kMaxBlocks) {
+    record_ = *std::move(record);
+  }
+}
+
+absl::Status SnapshotLoader::SaveWorkingSet(const std::string& path) const {
+  if (record_ == nullptr) return absl::FailedPreconditionError("nothing was recorded");
+  const absl::StatusOr<uint64_t> digest = DigestSnapshot(*snapshot_);
+  if (!digest.ok()) return digest.status();
+  // Taken first: whatever was touched by now is of an attached block.
+  const absl::Span<const TouchRecord::Touch> touches = record_->touches();
+  std::vector<uint64_t> page_bytes(snapshot_->blocks().size());
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& block : blocks_) page_bytes[block->index()] = block->page_size();
+  }
+  return ReplaceFile(
+      path, EncodeWorkingSet(ToWorkingSet(touches, snapshot_->blocks(), page_bytes, *digest)));
+}
+
 absl::Status SnapshotLoader::StartEager() {
+  if (record_ != nullptr) record_->Stop();
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
+  if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
   while (eager_threads_.size() < options_.eager_threads) {
     absl::StatusOr<std::unique_ptr<EagerThread>> thread =
         EagerThread::Start(eager_queue_, *loader_, stats_);
@@ -302,6 +359,10 @@ void SnapshotLoader::End() {
   if (!uffd_) return;
   eager_queue_.Close();
   loader_->Quit();
+  if (working_set_thread_ != nullptr) {
+    ended_cpu_ns_ += working_set_thread_->cpu_ns();
+    working_set_thread_.reset();
+  }
   for (auto& thread : eager_threads_) ended_cpu_ns_ += thread->cpu_ns();
   eager_threads_.clear();
   // Unregistering wakes whoever sleeps on a page that has no content; the kernel gives it zeros
@@ -320,6 +381,7 @@ uint64_t SnapshotLoader::cpu_ns() const {
   absl::MutexLock lock(&mu_);
   uint64_t result = ended_cpu_ns_;
   if (fault_thread_ != nullptr) result += fault_thread_->cpu_ns();
+  if (working_set_thread_ != nullptr) result += working_set_thread_->cpu_ns();
   for (const auto& thread : eager_threads_) result += thread->cpu_ns();
   return result;
 }

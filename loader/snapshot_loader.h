@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -27,7 +28,9 @@
 #include "loader/ram_block.h"
 #include "loader/ram_map.h"
 #include "loader/read_pacer.h"
+#include "loader/touch_record.h"
 #include "loader/vm_stop.h"
+#include "loader/working_set_thread.h"
 #include "mappedram/snapshot.h"
 #include "uffd/userfaultfd.h"
 
@@ -88,6 +91,13 @@ class SnapshotLoader {
     // touch guest memory, nor end the loader. Without it `kill_pid` gets SIGKILL, if that is not 0.
     std::function<void(const absl::Status& why)> stop_vm = nullptr;
     pid_t kill_pid = 0;
+    // A file of SaveWorkingSet(): its pages are loaded first, beginning when a block is attached:
+    // gently until StartEager() is called (or 50 ms have passed), for the guest is being resumed,
+    // and then as fast as can be. Eager threads wait until they are there. Empty: none. If it is
+    // damaged, or of another snapshot, stats().errors() says so and nothing else happens.
+    std::string working_set = {};
+    // Note which pages are touched, for SaveWorkingSet().
+    bool record = false;
   };
   static constexpr unsigned kMaxEagerThreads = 64;
 
@@ -112,6 +122,12 @@ class SnapshotLoader {
   // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they
   // are touched.
   absl::Status StartEager() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Writes the pages that were touched before StartEager() was called, or up to now, to `path`: a
+  // working set for the next load of this snapshot. It replaces what is there when it is complete;
+  // until then it is called PATH.PID.tmp. FailedPrecondition: Options::record was not set, or there
+  // was no memory to record; else the file cannot be written, or the snapshot not be read.
+  absl::Status SaveWorkingSet(const std::string& path) const ABSL_LOCKS_EXCLUDED(mu_);
 
   // The caller is about to discard [start, end) in a way that the kernel does not report (fallocate
   // with a hole on shared memory). On return nothing of it can arrive any more: pages that had not
@@ -160,6 +176,8 @@ class SnapshotLoader {
   static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
   bool HugeWelcome(const RamBlock& block, BlockMemory memory) const;
   static void MakeInaccessible(const RamBlock& block);
+  void StartRecord();
+  void AddToEagerQueue(RamBlock& block, BlockMemory memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
@@ -175,6 +193,7 @@ class SnapshotLoader {
   ReadPacer pacer_;
   RamMap map_;
   std::atomic<bool> abandoned_{false};
+  std::unique_ptr<TouchRecord> record_;  // nullptr: nothing is recorded. Constant after Create()
 
   // Attach() is serialized, and what it adds is never taken away before the end.
   mutable absl::Mutex mu_;
@@ -187,6 +206,8 @@ class SnapshotLoader {
   std::optional<Userfaultfd> uffd_;
   std::optional<PageLoader> loader_;
   EagerQueue eager_queue_;
+  // Gives the eager queue a block when its pages are there; nullptr without a working set.
+  std::unique_ptr<WorkingSetThread> working_set_thread_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<FaultThread> fault_thread_;  // there until Detach()
   std::vector<std::unique_ptr<EagerThread>> eager_threads_ ABSL_GUARDED_BY(mu_);
 };

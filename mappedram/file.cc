@@ -119,6 +119,11 @@ absl::Status File::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
 
 void File::AdviseRandom() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM); }
 
+void File::Prefetch(uint64_t offset, uint64_t length) const {
+  (void)posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(length),
+                      POSIX_FADV_WILLNEED);
+}
+
 absl::Status File::CheckUnchanged() const {
   struct stat info;
   if (fstat(fd_, &info) != 0) return ErrnoError(name_, "cannot be examined", errno);

@@ -48,6 +48,9 @@ class File {
   // page, would make who reads a single page wait for what nobody may want.
   void AdviseRandom() const;
 
+  // [offset, offset + length) will be read soon: the kernel begins to.
+  void Prefetch(uint64_t offset, uint64_t length) const;
+
   // DataLoss, saying what differs, if size or modification time are not what they were when the
   // file was opened. The kernel stamps files by its clock tick, so a write within a few
   // milliseconds of the opening may go unnoticed.

@@ -27,6 +27,12 @@ class PageSource {
   // a later call may succeed.
   virtual absl::Status ReadPages(size_t block, uint64_t offset,
                                  absl::Span<uint8_t> buffer) const = 0;
+
+  // Bytes [offset, offset + length) of block number `block` will be read soon. A hint, which waits
+  // for nothing but room in the disk's queue. REQUIRES: they lie inside the block.
+  virtual void Prefetch(size_t block, uint64_t offset, uint64_t length) const {
+    (void)block, (void)offset, (void)length;
+  }
 };
 
 }  // namespace ramjet

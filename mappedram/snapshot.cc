@@ -69,6 +69,11 @@ Snapshot::Snapshot(File file, SnapshotDescription description, std::vector<PageB
 
 PageBitmap Snapshot::TakeNonzero(size_t block) { return std::move(nonzero_[block]); }
 
+void Snapshot::Prefetch(size_t block, uint64_t offset, uint64_t length) const {
+  const SnapshotBlock& from = description_.blocks[block];
+  if (from.in_file()) file_.Prefetch(from.pages_offset + offset, length);
+}
+
 absl::Status Snapshot::ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
   const SnapshotBlock& from = description_.blocks[block];
   if (!from.in_file()) {

@@ -16,6 +16,7 @@
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
+#include "tools/workingset.h"
 
 namespace {
 
@@ -24,6 +25,7 @@ constexpr char kDescription[] =
     "\n"
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
     "  ramjet inspect vm.mr\n"
+    "  ramjet workingset --help\n"
     "  ramjet demo\n"
     "  ramjet bench";
 
@@ -43,6 +45,13 @@ constexpr char kRunFooter[] =
     "preallocated memory) QEMU reads itself, as without ramjet; one line on stderr says why. Needs "
     "read\n"
     "and write access to /dev/userfaultfd, or CAP_SYS_PTRACE.\n"
+    "\n"
+    "With --record, pages come only when they are touched until the record ends; then the rest is "
+    "loaded\n"
+    "ahead. With --working-set, what it names is loaded first, before the eager threads begin. A "
+    "page "
+    "that\n"
+    "the guest touches is served at once in any case.\n"
     "\n"
     "To write a snapshot: the QMP commands migrate-set-capabilities (mapped-ram on) and migrate "
     "(uri\n"
@@ -73,6 +82,26 @@ constexpr char kBenchFooter[] =
     "  ramjet bench --report /tmp/bench\n"
     "  ramjet bench --cache warm --contestant map-private,ramjet --workload read-25,write-25\n"
     "  ramjet bench vm.mr --json -- qemu-system-x86_64 -accel kvm -m 4G -display none ...";
+
+constexpr char kWorkingSetDescription[] =
+    "Shows what is in a working set, or makes one of several.";
+
+constexpr char kWorkingSetFooter[] =
+    "A working set is a file that says which pages of a snapshot a guest touches first after its\n"
+    "resume, in that order. `ramjet run --record` writes it; `ramjet run --working-set` loads "
+    "those\n"
+    "pages before all others, in bulk. It belongs to one snapshot and its copies.\n"
+    "\n"
+    "Example:\n"
+    "  ramjet run --record vm.ws --incoming vm.mr -- qemu-system-x86_64 ...\n"
+    "  ramjet workingset show vm.ws --snapshot vm.mr\n"
+    "  ramjet workingset merge -o vm.ws monday.ws tuesday.ws\n"
+    "  ramjet run --working-set vm.ws --incoming vm.mr -- qemu-system-x86_64 ...";
+
+constexpr char kMergeDescription[] =
+    "Writes the union of several records of one snapshot: pages that are in most of them first, "
+    "and\n"
+    "among those the ones that were touched the earliest.";
 
 }  // namespace
 
@@ -108,6 +137,23 @@ int main(int argc, char** argv) {
   run->add_option("--eager-threads", run_options.eager_threads,
                   "How many threads load ahead (default: 2)")
       ->check(CLI::Range(1u, ramjet::SnapshotLoader::kMaxEagerThreads));
+  CLI::Option* const record =
+      run->add_option("--record", run_options.record_path,
+                      "Write there which pages the guest touches, in order of first touch; nothing "
+                      "is loaded\nahead meanwhile (see: ramjet workingset --help)")
+          ->type_name("FILE");
+  run->add_option("--record-for", run_options.record_seconds,
+                  "Record for that long after the resume, or until the guest has everything, or "
+                  "ends\n(default: 5)")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.0, 1e6))
+      ->needs(record);
+  run->add_option(
+         "--working-set", run_options.working_set,
+         "Load what that record names first; ignored, with a warning, if it is of another\n"
+         "snapshot or damaged")
+      ->type_name("FILE")
+      ->excludes(record);
   run->footer(kRunFooter);
 
   CLI::App* const demo = app.add_subcommand("demo",
@@ -185,6 +231,30 @@ int main(int argc, char** argv) {
   bench_vm->add_option("--record", vm_options.record);
   bench_vm->add_flag("--picture", vm_options.picture);
 
+  CLI::App* const workingset = app.add_subcommand("workingset", kWorkingSetDescription);
+  workingset->require_subcommand(1);
+  workingset->footer(kWorkingSetFooter);
+  CLI::App* const show = workingset->add_subcommand(
+      "show", "Says what is in a working set: how much of which block, and what comes first.");
+  std::string snapshot;
+  show->add_option("FILE", file, "The working set")->required();
+  CLI::Option* const belongs =
+      show->add_option("--snapshot", snapshot,
+                       "Say, also by the exit status, whether it belongs to this snapshot")
+          ->type_name("FILE");
+  show->add_option("--offset", stream_offset,
+                   "Where the stream begins in the snapshot, if not at the start")
+      ->type_name("BYTES")
+      ->needs(belongs);
+  show->add_flag("--json", json, "Print one JSON object (schema ramjet.workingset/1)");
+  CLI::App* const merge = workingset->add_subcommand("merge", kMergeDescription);
+  std::string out;
+  std::vector<std::string> files;
+  merge->add_option("FILE", files, "Working sets of the same snapshot")->required();
+  merge->add_option("-o,--output", out, "Where the union goes; may be one of them")
+      ->type_name("FILE")
+      ->required();
+
   // What comes after -- is the emulator's, whatever it looks like.
   char** const end = argv + argc;
   char** const separator = std::find(argv, end, std::string("--"));
@@ -214,5 +284,7 @@ int main(int argc, char** argv) {
   if (scaling_flag->count() > 0) bench_options.scaling = scaling;
   if (bench->parsed()) return ramjet::bench::RunBench(bench_options);
   if (bench_vm->parsed()) return ramjet::bench::RunVmProcess(vm_options);
+  if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, stream_offset, json);
+  if (merge->parsed()) return ramjet::MergeWorkingSetFiles(files, out);
   return ramjet::RunDemo(demo_options);
 }

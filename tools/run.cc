@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
@@ -62,6 +63,15 @@ void Preload(const std::string& library) {
   setenv("LD_PRELOAD", all.c_str(), 1);
 }
 
+// Absolute, for -daemonize changes the directory.
+bool SetPath(const char* variable, const std::string& path) {
+  if (path.empty()) return unsetenv(variable) == 0;
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  if (error) Fail(absl::StrCat(path, ": ", error.message()));
+  return !error && setenv(variable, absolute.c_str(), 1) == 0;
+}
+
 }  // namespace
 
 int RunEmulator(const RunOptions& options) {
@@ -75,17 +85,15 @@ int RunEmulator(const RunOptions& options) {
   Preload(*library);
   setenv(kEagerVariable, options.eager ? "on" : "off", 1);
   setenv(kEagerThreadsVariable, absl::StrCat(options.eager_threads).c_str(), 1);
-  if (options.stats_path.empty()) {
-    unsetenv(kStatsVariable);
-  } else {
-    // Absolute, for -daemonize changes the directory; and no old file may pass for the new run's.
-    std::error_code error;
-    const std::filesystem::path stats = std::filesystem::absolute(options.stats_path, error);
-    if (error) return Fail(absl::StrCat(options.stats_path, ": ", error.message()));
-    setenv(kStatsVariable, stats.c_str(), 1);
-    if (unlink(stats.c_str()) != 0 && errno != ENOENT) {
-      return Fail(absl::StrCat(stats.string(), ": ", std::strerror(errno)));
-    }
+  setenv(kRecordForVariable, absl::StrCat(options.record_seconds).c_str(), 1);
+  for (const auto& [variable, path] : {std::pair(kStatsVariable, options.stats_path),
+                                       std::pair(kRecordVariable, options.record_path),
+                                       std::pair(kWorkingSetVariable, options.working_set)}) {
+    if (!SetPath(variable, path)) return 1;
+  }
+  // No old file may pass for the new run's.
+  if (!options.stats_path.empty() && unlink(options.stats_path.c_str()) != 0 && errno != ENOENT) {
+    return Fail(absl::StrCat(options.stats_path, ": ", std::strerror(errno)));
   }
 
   std::vector<std::string> command = options.command;

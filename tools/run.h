@@ -12,6 +12,9 @@ struct RunOptions {
   std::string stats_path;  // where statistics go; empty: nowhere
   bool eager = true;
   unsigned eager_threads = 2;
+  std::string record_path;  // where the working set goes; empty: nothing is recorded
+  double record_seconds = 5;
+  std::string working_set;           // whose pages are loaded first; empty: none
   std::vector<std::string> command;  // the emulator and its arguments
 };
 

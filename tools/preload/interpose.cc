@@ -114,7 +114,7 @@ State& TheState() {
 __attribute__((constructor)) void OnLoad() { TheState().OpenDevice(); }
 
 __attribute__((destructor)) void OnExit() {
-  if (const std::shared_ptr<Session> session = TheState().Current()) session->WriteStats();
+  if (const std::shared_ptr<Session> session = TheState().Current()) session->WriteFiles();
 }
 
 std::shared_ptr<Session> CurrentSession() { return TheState().Current(); }

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "loader/replace_file.h"
 #include "mappedram/file.h"
 #include "tools/preload/process_view.h"
-#include "tools/preload/replace_file.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
@@ -57,7 +57,7 @@ Session::~Session() {
 
 // Lets go of everything: descriptors close when the last call that is under way returns.
 void Session::End() {
-  WriteStats();  // before the next session can begin, and write its own
+  WriteFiles();  // before the next session can begin, and write its own
   over_.Notify();
   keep_alive_.reset();
 }
@@ -170,8 +170,11 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
 absl::Status Session::StartLoader() {
   absl::Status status = CheckNoPinningDevice();
   if (!status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<SnapshotLoader>> loader = SnapshotLoader::Create(
-      snapshot_, {.device_fd = device_fd_, .eager_threads = settings_.eager_threads});
+  absl::StatusOr<std::unique_ptr<SnapshotLoader>> loader =
+      SnapshotLoader::Create(snapshot_, {.device_fd = device_fd_,
+                                         .eager_threads = settings_.eager_threads,
+                                         .working_set = settings_.working_set,
+                                         .record = !settings_.record_path.empty()});
   if (!loader.ok()) return loader.status();
   loader_ = *std::move(loader);
   // The thread keeps the session, which may be replaced by the next one meanwhile.
@@ -196,23 +199,39 @@ void Session::EndStream() {
   End();
 }
 
+void Session::StartEager() {
+  const absl::Status started = settings_.eager ? loader_->StartEager() : absl::OkStatus();
+  if (started.ok()) return;
+  Say(absl::StrCat("pages come only when they are touched: ", started.message()));
+}
+
 void Session::Run() {
-  stream_ended_.WaitForNotificationWithTimeout(kMaxEagerDelay);
-  absl::SleepFor(kResumeGrace);
-  absl::Status loaded = settings_.eager ? loader_->StartEager() : absl::OkStatus();
-  if (!loaded.ok()) Say(absl::StrCat("pages come only when they are touched: ", loaded.message()));
+  bool recording = !settings_.record_path.empty();
+  if (!recording) {
+    stream_ended_.WaitForNotificationWithTimeout(kMaxEagerDelay);
+    absl::SleepFor(kResumeGrace);
+    StartEager();
+  }
 
   stream_ended_.WaitForNotification();  // no block is attached from here on
+  const absl::Time recorded = absl::Now() + absl::Seconds(settings_.record_seconds);
   size_t reported = 0;
+  absl::Status loaded;
   do {
-    loaded = loader_->Wait(absl::Seconds(1));
+    const absl::Duration left = recording ? recorded - absl::Now() : absl::InfiniteDuration();
+    loaded = loader_->Wait(std::min(absl::Seconds(1), left));
     // Each reason once, and as soon as it is known: what follows may be the end of the VM.
     const std::vector<std::string> errors = loader_->stats().errors();
     for (; reported < errors.size(); ++reported) Say(errors[reported]);
     if (absl::IsAborted(loaded)) {
       Say("the VM is killed: it would wait for that page for ever");
-      WriteStats();
+      WriteFiles();
       kill(getpid(), SIGKILL);
+    }
+    if (recording && (loaded.ok() || absl::Now() >= recorded)) {
+      recording = false;
+      WriteRecord();
+      StartEager();
     }
   } while (!loaded.ok());
 
@@ -276,6 +295,20 @@ void Session::NoteCompletion() {
       loader_->complete()) {
     to_complete_ = absl::Now() - begun_;
   }
+}
+
+void Session::WriteFiles() {
+  WriteRecord();
+  WriteStats();
+}
+
+void Session::WriteRecord() {
+  absl::MutexLock lock(&mu_);
+  if (settings_.record_path.empty() || std::exchange(record_written_, true)) return;
+  const absl::Status written = loader_ != nullptr
+                                   ? loader_->SaveWorkingSet(settings_.record_path)
+                                   : absl::FailedPreconditionError("nothing was loaded lazily");
+  if (!written.ok()) Say(absl::StrCat("no working set is recorded: ", written.message()));
 }
 
 void Session::WriteStats() {

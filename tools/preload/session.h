@@ -69,8 +69,9 @@ class Session : public std::enable_shared_from_this<Session> {
   // There will be no more reads for this session: loads all that is left and ends it.
   void Retire();
 
-  // For the end of the process, which may come at any time: writes the statistics as they stand.
-  void WriteStats() ABSL_LOCKS_EXCLUDED(mu_);
+  // For the end of the process, which may come at any time: writes the statistics as they stand,
+  // and the working set if that is wanted and not written yet.
+  void WriteFiles() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   enum class Mode { kUndecided, kLazy, kStock };
@@ -95,6 +96,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void End();
   void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
   void Run();
+  void StartEager();
+  void WriteStats() ABSL_LOCKS_EXCLUDED(mu_);
+  void WriteRecord() ABSL_LOCKS_EXCLUDED(mu_);
   void NoteCompletion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   StatsContent CollectStats() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -116,7 +120,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   absl::Mutex mu_;
   std::string fallback_ ABSL_GUARDED_BY(mu_);  // the first reason why something is not lazy
-  bool eager_started_ ABSL_GUARDED_BY(mu_) = false;
+  bool record_written_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<absl::Duration> to_complete_ ABSL_GUARDED_BY(mu_);
 
   // Set once, by the first lazy block, under mu_; read by whoever has seen a kLazy block.

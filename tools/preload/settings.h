@@ -12,11 +12,17 @@ namespace ramjet {
 inline constexpr char kStatsVariable[] = "RAMJET_STATS";                 // an absolute path
 inline constexpr char kEagerVariable[] = "RAMJET_EAGER";                 // "on" (default) or "off"
 inline constexpr char kEagerThreadsVariable[] = "RAMJET_EAGER_THREADS";  // 1 and up; 2 by default
+inline constexpr char kRecordVariable[] = "RAMJET_RECORD";               // an absolute path
+inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";        // seconds; 5 by default
+inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";      // an absolute path
 
 struct Settings {
   std::string stats_path;  // empty: none wanted
   bool eager = true;
   unsigned eager_threads = 2;
+  std::string record_path;  // empty: nothing is recorded
+  double record_seconds = 5;
+  std::string working_set;  // empty: none
 
   static Settings FromEnvironment() {
     Settings settings;
@@ -25,6 +31,11 @@ struct Settings {
     if (const char* threads = std::getenv(kEagerThreadsVariable)) {
       std::from_chars(threads, threads + std::strlen(threads), settings.eager_threads);
     }
+    if (const char* path = std::getenv(kRecordVariable)) settings.record_path = path;
+    if (const char* seconds = std::getenv(kRecordForVariable)) {
+      std::from_chars(seconds, seconds + std::strlen(seconds), settings.record_seconds);
+    }
+    if (const char* path = std::getenv(kWorkingSetVariable)) settings.working_set = path;
     return settings;
   }
 };

@@ -1,6 +1,6 @@
 // Writes a small file that others may be reading.
-#ifndef RAMJET_TOOLS_PRELOAD_REPLACE_FILE_H_
-#define RAMJET_TOOLS_PRELOAD_REPLACE_FILE_H_
+#ifndef RAMJET_LOADER_REPLACE_FILE_H_
+#define RAMJET_LOADER_REPLACE_FILE_H_
 
 #include <string>
 
@@ -13,4 +13,4 @@ absl::Status ReplaceFile(const std::string& path, const std::string& text);
 
 }  // namespace ramjet
 
-#endif  // RAMJET_TOOLS_PRELOAD_REPLACE_FILE_H_
+#endif  // RAMJET_LOADER_REPLACE_FILE_H_

@@ -1,4 +1,4 @@
-#include "tools/preload/replace_file.h"
+#include "loader/replace_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>

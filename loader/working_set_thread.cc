@@ -1,0 +1,268 @@
+// Order matters between batches and not within one: a guest needs the first megabyte before the
+// tenth, but which page of a megabyte comes first is a matter of microseconds, while a disk, and
+// the kernel that copies, do better with long runs in rising order.
+//
+// From a cold cache the reading is what takes the time, and pages lie scattered: the kernel is told
+// of the next batches before the one in hand is read, so that the disk always has a deep queue.
+//
+// But not at once. While the VMM still resumes the guest, a deep queue costs it milliseconds: its own
+// reads and faults wait in it, and where processors are few, submitting hundreds of requests takes
+// one away. Until the guest runs, batches are therefore tiny, in strictly the guest's order, and the
+// queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun.
+#include "loader/working_set_thread.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <deque>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "loader/snapshot_digest.h"
+
+namespace ramjet {
+namespace {
+
+// Before the guest runs, and from then on twice as large each time, up to the maximum.
+constexpr uint64_t kMinBatchBytes = 16 << 10;
+constexpr uint64_t kMaxBatchBytes = 1 << 20;
+constexpr size_t kBatchesAhead = 3;  // prefetched, with the one in hand, when the guest runs
+// By then it does, or whoever resumes it is waiting for something else.
+constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
+
+// As that of eager threads: whoever wakes on our processor comes first.
+constexpr int kNice = 5;
+
+// Pages between two runs are read with them, if they are no more than this: cheaper than a second
+// read, and a guest that touches both is likely to touch them.
+constexpr uint64_t kMaxGapBytes = 16 << 10;
+// More would leave the processor's second-level cache between its reading and its copying.
+constexpr uint64_t kMaxRunBytes = 256 << 10;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WorkingSetThread>> WorkingSetThread::Start(std::string path,
+                                                                          const Parts& parts) {
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kMaxRunBytes);
+  if (!buffer.ok()) return buffer.status();
+  std::unique_ptr<WorkingSetThread> self(
+      new WorkingSetThread(std::move(path), parts, *std::move(buffer)));
+  absl::StatusOr<std::unique_ptr<Thread>> thread =
+      Thread::Start("ramjet-ws", [raw = self.get()] { raw->Run(); });
+  if (!thread.ok()) return thread.status();
+  self->thread_ = *std::move(thread);
+  return self;
+}
+
+WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts, PageBuffer buffer)
+    : path_(std::move(path)),
+      parts_(parts),
+      started_(absl::Now()),
+      buffer_(std::move(buffer)),
+      blocks_(parts.snapshot.blocks().size()) {}
+
+WorkingSetThread::~WorkingSetThread() {
+  absl::MutexLock lock(&mu_);
+  quit_.store(true);
+}
+
+void WorkingSetThread::Add(RamBlock& block, std::function<void()> loaded) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!ended_) {
+      added_.push_back({&block, std::move(loaded)});
+      return;
+    }
+  }
+  loaded();
+}
+
+void WorkingSetThread::Run() {
+  (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
+  const absl::Status read = ReadFile();
+  if (read.ok()) {
+    LoadAttached();
+  } else {
+    parts_.stats.AddError(
+        absl::Status(read.code(), absl::StrCat("the working set is ignored: ", read.message())));
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    ended_ = true;
+  }
+  TakeAdded();
+  ReleaseTaken();
+}
+
+absl::Status WorkingSetThread::ReadFile() {
+  const absl::StatusOr<WorkingSet> set = ReadWorkingSet(path_);
+  if (!set.ok()) return set.status();
+  const absl::StatusOr<uint64_t> digest = DigestSnapshot(parts_.snapshot);
+  if (!digest.ok()) return digest.status();
+  if (*digest != set->snapshot_digest) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path_, ": is of another snapshot than ", parts_.snapshot.file().name()));
+  }
+  const std::vector<SnapshotBlock>& stored = parts_.snapshot.blocks();
+  std::vector<size_t> indexes;  // of the set's blocks in the snapshot
+  for (const WorkingSet::Block& block : set->blocks) {
+    const auto same = std::find_if(stored.begin(), stored.end(), [&](const SnapshotBlock& other) {
+      return other.idstr == block.idstr && other.page_size == block.page_size &&
+             other.pages() == block.pages;
+    });
+    if (same == stored.end()) {
+      return absl::DataLossError(
+          absl::StrCat(path_, ": the snapshot has no such block \"", block.idstr, "\""));
+    }
+    indexes.push_back(static_cast<size_t>(same - stored.begin()));
+  }
+  todo_.reserve(set->runs.size());
+  for (const WorkingSet::Run& run : set->runs) {
+    const uint64_t page_size = set->blocks[run.block].page_size;
+    todo_.push_back({indexes[run.block], run.pages.first * page_size, run.pages.count * page_size});
+  }
+  return absl::OkStatus();
+}
+
+// Returns when everything is loaded, or quit_.
+void WorkingSetThread::LoadAttached() {
+  std::deque<Batch> ahead;
+  while (!quit_) {
+    if (TakeAdded()) {
+      // What was left out may come now, and in its place.
+      skipped_.insert(skipped_.end(), todo_.begin() + static_cast<ptrdiff_t>(next_), todo_.end());
+      todo_ = std::exchange(skipped_, {});
+      next_ = 0;
+    }
+    while (ahead.size() < (MayHurry() ? kBatchesAhead : 1)) {
+      Batch batch = NextBatch();
+      if (batch.empty()) break;
+      Prefetch(batch);
+      ahead.push_back(std::move(batch));
+    }
+    if (!ahead.empty()) {
+      Load(ahead.front());
+      ahead.pop_front();
+      continue;
+    }
+    ReleaseTaken();
+    if (skipped_.empty() || !AwaitAdded()) return;
+  }
+}
+
+bool WorkingSetThread::TakeAdded() {
+  absl::MutexLock lock(&mu_);
+  for (Added& added : added_) {
+    blocks_[added.block->index()] = added.block;
+    taken_.push_back(std::move(added));
+  }
+  return !std::exchange(added_, {}).empty();
+}
+
+// False: quit_.
+bool WorkingSetThread::AwaitAdded() {
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(this, &WorkingSetThread::AddedOrQuit));
+  return !quit_;
+}
+
+bool WorkingSetThread::AddedOrQuit() const { return quit_ || !added_.empty(); }
+
+void WorkingSetThread::ReleaseTaken() {
+  if (quit_) return;
+  for (const Added& added : taken_) added.loaded();
+  taken_.clear();
+}
+
+bool WorkingSetThread::MayHurry() const {
+  return hurried_.load(std::memory_order_relaxed) || absl::Now() - started_ > kMaxResume;
+}
+
+// The next runs of attached blocks, in order of the file; empty if there are none.
+WorkingSetThread::Batch WorkingSetThread::NextBatch() {
+  Batch runs;
+  const uint64_t most =
+      MayHurry() && batch_bytes_ > 0 ? std::min(2 * batch_bytes_, kMaxBatchBytes) : kMinBatchBytes;
+  for (uint64_t room = most; room > 0 && next_ < todo_.size();) {
+    Extent& extent = todo_[next_];
+    RamBlock* const block = blocks_[extent.block];
+    if (block == nullptr) {
+      skipped_.push_back(extent);
+      ++next_;
+      continue;
+    }
+    const uint64_t page_size = block->page_size();
+    const uint64_t first = extent.offset / page_size;
+    const uint64_t end = (extent.offset + extent.length + page_size - 1) / page_size;
+    const uint64_t count = std::min(end - first, std::max<uint64_t>(1, room / page_size));
+    runs.push_back({block, {first, count}});
+    room -= std::min(room, count * page_size);
+    if (count == end - first) {
+      ++next_;
+    } else {
+      const uint64_t done = (first + count) * page_size - extent.offset;
+      extent.offset += done;
+      extent.length -= done;
+    }
+  }
+  if (!runs.empty()) batch_bytes_ = most;
+  return Joined(std::move(runs));
+}
+
+WorkingSetThread::Batch WorkingSetThread::Joined(Batch runs) const {
+  std::sort(runs.begin(), runs.end(),
+            [this](const BlockRun& a, const BlockRun& b) { return FileOffset(a) < FileOffset(b); });
+  Batch joined;
+  for (const BlockRun& run : runs) {
+    if (!joined.empty() && joined.back().block == run.block &&
+        run.pages.first <= joined.back().pages.end() + kMaxGapBytes / run.block->page_size()) {
+      PageRun& last = joined.back().pages;
+      last.count = std::max(last.end(), run.pages.end()) - last.first;
+    } else {
+      joined.push_back(run);
+    }
+  }
+  return joined;
+}
+
+uint64_t WorkingSetThread::FileOffset(const BlockRun& run) const {
+  return parts_.snapshot.blocks()[run.block->index()].pages_offset +
+         run.block->BytesOf(run.pages.first);
+}
+
+void WorkingSetThread::Prefetch(const Batch& batch) const {
+  for (const BlockRun& run : batch) {
+    const size_t index = run.block->index();
+    const uint64_t offset = run.block->BytesOf(run.pages.first);
+    const uint64_t limit = parts_.snapshot.blocks()[index].used_length;  // which may end in a page
+    parts_.source.Prefetch(index, offset,
+                           std::min(run.block->BytesOf(run.pages.count), limit - offset));
+  }
+}
+
+void WorkingSetThread::Load(const Batch& batch) {
+  for (const BlockRun& run : batch) {
+    RamBlock& block = *run.block;
+    if (!HaveBuffer(block.page_size())) continue;
+    for (PageRun part = block.FindPending(run.pages.first, run.pages.end());
+         part.count > 0 && !quit_; part = block.FindPending(part.end(), run.pages.end())) {
+      part.count = std::clamp<uint64_t>(kMaxRunBytes / block.page_size(), 1, part.count);
+      parts_.loader.LoadAhead(block, part, buffer_, &parts_.stats.working_set);
+    }
+  }
+}
+
+// For huge pages of hugetlb.
+bool WorkingSetThread::HaveBuffer(uint64_t page_bytes) {
+  if (page_bytes <= buffer_.size()) return true;
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(page_bytes);
+  if (!buffer.ok()) {
+    parts_.stats.AddError(buffer.status());
+    return false;
+  }
+  buffer_ = *std::move(buffer);
+  return true;
+}
+
+}  // namespace ramjet
