@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -68,9 +67,7 @@ class Bench {
  private:
   int rounds() const { return options_.rounds > 0 ? options_.rounds : options_.quick ? 1 : 5; }
   absl::Status PlanGroups();
-  // False: it cannot take part, and why was said.
-  absl::StatusOr<bool> Prepare(const std::string& where, const std::string& workload,
-                               const std::string& contestant);
+  absl::Status Prepare(const Case& of);
   absl::Status RunRound(int round);
   absl::StatusOr<WatchedRun> Load(const Case& of, bool picture);
   absl::Status TakePictures();
@@ -85,7 +82,6 @@ class Bench {
   BenchGuest guest_;
   std::unique_ptr<QemuBench> qemu_;  // null: QEMU takes no part
   std::vector<Group> groups_;
-  std::set<std::string> unable_;  // contestants, by place, of which it was said
   size_t done_ = 0;
   std::vector<Run> runs_;
   Limits limits_;
@@ -102,28 +98,13 @@ VmBenchOptions Bench::VmOptions(const Case& of) const {
   return options;
 }
 
-absl::StatusOr<bool> Bench::Prepare(const std::string& where, const std::string& workload,
-                                    const std::string& contestant) {
-  absl::Status prepared;
-  Show(absl::StrCat("preparing ", where, ", ", workload, ": ", contestant));
-  if (where == "qemu") {
-    prepared = qemu_->Prepare(contestant);
-  } else if (contestant == "ramjet-ws") {
-    prepared = c_face::WorkingSetsAreSupported();
-    if (prepared.ok()) {
-      VmBenchOptions options = VmOptions({contestant, where, workload, "warm"});
-      std::swap(options.record, options.working_set);
-      prepared = RunVm(ramjet_, options).status();
-    }
-  }
-  if (!absl::IsUnimplemented(prepared)) {
-    if (!prepared.ok()) return prepared;
-    return true;
-  }
-  if (unable_.insert(absl::StrCat(where, contestant)).second) {
-    Complain(absl::StrCat("without ", contestant, " in ", where, ": ", prepared.message()));
-  }
-  return false;
+absl::Status Bench::Prepare(const Case& of) {
+  Show(absl::StrCat("preparing ", of.ToString()));
+  if (of.where == "qemu") return qemu_->Prepare(of.contestant);
+  if (of.contestant != "ramjet-ws") return absl::OkStatus();
+  VmBenchOptions options = VmOptions(of);
+  std::swap(options.record, options.working_set);
+  return RunVm(ramjet_, options).status();
 }
 
 absl::Status Bench::PlanGroups() {
@@ -138,9 +119,9 @@ absl::Status Bench::PlanGroups() {
       // What serves a figure of ramjet's goes with it.
       const bool serves = contestant == "ramjet-demand" || contestant == "fault-loop";
       if (!Chosen(options_.contestants, serves ? "ramjet" : contestant)) continue;
-      const absl::StatusOr<bool> able = Prepare(where, workload, contestant);
-      if (!able.ok()) return able.status();
-      if (*able) group.contestants.push_back(contestant);
+      absl::Status prepared = Prepare({contestant, where, workload, "warm"});
+      if (!prepared.ok()) return prepared;
+      group.contestants.push_back(contestant);
     }
     for (const std::string& cache : caches) {
       group.cache = cache;
@@ -226,7 +207,7 @@ absl::Status Bench::MeasureScaling() {
   const SparseMachine large = {64 << 10, directory_ + "/sparse-64.mr"};
   for (const SparseMachine* const machine : {&small, &large}) {
     Show(absl::StrCat("saving a sparse machine of ", machine->memory_mib >> 10, " GiB"));
-    const absl::Status saved = machine->Save(directory_);
+    absl::Status saved = machine->Save(directory_);
     if (!saved.ok()) return saved;
   }
   for (int round = 1; round <= rounds(); ++round) {

@@ -45,12 +45,8 @@ class OpenLoad : public Load {
     return complete.ok() ? Answer(ramjet_detach(load_), "ramjet_detach") : complete;
   }
 
-  absl::Status SaveWorkingSet([[maybe_unused]] const std::string& path) override {
-#ifdef RAMJET_RECORD
+  absl::Status SaveWorkingSet(const std::string& path) override {
     return Answer(ramjet_save_working_set(load_, path.c_str()), "ramjet_save_working_set");
-#else
-    return WorkingSetsAreSupported();
-#endif
   }
 
   uint64_t FaultedPages() const override {
@@ -67,22 +63,12 @@ class OpenLoad : public Load {
 
 std::string Version() { return ramjet_version(); }
 
-absl::Status WorkingSetsAreSupported() {
-#ifdef RAMJET_RECORD
-  return absl::OkStatus();
-#else
-  return absl::UnimplementedError("the C face has no working sets");
-#endif
-}
-
 absl::StatusOr<std::unique_ptr<Load>> Load::Open(const std::string& path,
                                                  const LoadOptions& options) {
   ramjet_options with = RAMJET_OPTIONS_INIT;
   if (!options.lazy) with.flags = RAMJET_NOT_LAZY;
-#ifdef RAMJET_RECORD
   if (options.record) with.flags = RAMJET_RECORD;
   if (!options.working_set.empty()) with.working_set = options.working_set.c_str();
-#endif
   ramjet* load = nullptr;
   const absl::Status opened = Answer(ramjet_open(path.c_str(), &with, &load), "ramjet_open");
   if (!opened.ok()) return opened;

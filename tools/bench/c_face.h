@@ -21,9 +21,6 @@ struct LoadOptions {
 // "0.1.0"
 std::string Version();
 
-// OK, or why this library has no working sets.
-absl::Status WorkingSetsAreSupported();
-
 // One snapshot being loaded. What is not complete when it is destroyed is abandoned.
 class Load {
  public:

@@ -30,7 +30,7 @@ absl::Status CopyRange(const File& from, int to, FileRange range) {
   for (uint64_t offset = range.begin; offset < range.end; offset += buffer.size()) {
     const absl::Span<uint8_t> piece(buffer.data(),
                                     std::min<uint64_t>(buffer.size(), range.end - offset));
-    const absl::Status read = from.ReadAt(offset, piece);
+    absl::Status read = from.ReadAt(offset, piece);
     if (!read.ok()) return read;
     const ssize_t written = pwrite(to, piece.data(), piece.size(), static_cast<off_t>(offset));
     if (written != static_cast<ssize_t>(piece.size())) {
@@ -66,7 +66,7 @@ absl::Status WriteClearedCopy(const std::string& from, const std::string& to) {
   uint64_t begin = 0;
   holes.push_back({file->size(), file->size()});
   for (const FileRange& hole : holes) {
-    const absl::Status copied = CopyRange(*file, copy.get(), {begin, hole.begin});
+    absl::Status copied = CopyRange(*file, copy.get(), {begin, hole.begin});
     if (!copied.ok()) return copied;
     begin = hole.end;
   }

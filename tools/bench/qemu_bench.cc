@@ -63,7 +63,7 @@ void AddStats(const json& stats, std::map<std::string, double>* values) {
 
 }  // namespace
 
-QemuBench::QemuBench(QemuGuest guest, std::string directory, std::string ramjet)
+QemuBench::QemuBench(QemuGuest guest, const std::string& directory, std::string ramjet)
     : guest_(std::move(guest)),
       stats_path_(directory + "/stats.json"),
       cleared_copy_(directory + "/cleared.mr"),
@@ -90,10 +90,6 @@ QemuOptions QemuBench::OptionsFor(const std::string& contestant) const {
 }
 
 absl::Status QemuBench::RecordWorkingSet() const {
-  const auto help = RunCommand({ramjet_, "run", "--help"}, absl::Now() + kTimeout);
-  if (!help.ok() || !absl::StrContains(help->out, "--working-set")) {
-    return absl::UnimplementedError("`ramjet run` has no working sets");
-  }
   QemuOptions options = OptionsFor("ramjet");
   options.launcher.insert(options.launcher.end() - 1,
                           {"--record", working_set_, "--record-for", kRecordSeconds});

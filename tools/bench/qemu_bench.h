@@ -40,9 +40,9 @@ struct QemuGuest {
 class QemuBench {
  public:
   // `directory` takes what has to be made; `ramjet` is the path of the command.
-  QemuBench(QemuGuest guest, std::string directory, std::string ramjet);
+  QemuBench(QemuGuest guest, const std::string& directory, std::string ramjet);
 
-  // Makes what `contestant` needs, once. Unimplemented: this ramjet cannot do it.
+  // Makes what `contestant` needs, once.
   absl::Status Prepare(const std::string& contestant);
   // REQUIRES: prepared.
   absl::StatusOr<WatchedRun> Time(const Case& of, bool picture);

@@ -21,7 +21,7 @@ struct Bar {
   double value;
 
   bool Met(double measured) const { return at_least ? measured >= value : measured <= value; }
-  std::string ToString() const { return absl::StrFormat("%s %g", at_least ? ">=" : "<=", value); }
+  std::string ToString() const { return absl::StrFormat("%s %.4g", at_least ? ">=" : "<=", value); }
 };
 constexpr Bar AtLeast(double value) { return {true, value}; }
 constexpr Bar AtMost(double value) { return {false, value}; }

@@ -21,7 +21,7 @@ std::string InUnit(double value, Column::Unit unit) {
     case Column::Unit::kSeconds:
       return value < 1 ? absl::StrFormat("%.1f ms", value * 1e3) : absl::StrFormat("%.2f s", value);
     case Column::Unit::kMicroseconds:
-      return absl::StrFormat(value < 100 ? "%.1f us" : "%.0f us", value);
+      return absl::StrFormat("%.*f us", value < 100 ? 1 : 0, value);
     case Column::Unit::kCount:
       return absl::StrFormat("%.0f", value);
     case Column::Unit::kBytes:
@@ -100,7 +100,7 @@ std::string LimitRows(const json& limits) {
 std::string RatioRows(const json& ratios) {
   std::string rows = "\nratios\n";
   for (const json& ratio : ratios) {
-    absl::StrAppendFormat(&rows, "%-6s%-48s%10.3g  %-12s%s%s\n", ratio["cache"].get<std::string>(),
+    absl::StrAppendFormat(&rows, "%-6s%-48s%10.3g  %-14s%s%s\n", ratio["cache"].get<std::string>(),
                           ratio["name"].get<std::string>(), ratio["value"].get<double>(),
                           ratio["bar"].get<std::string>(), ratio["met"] == true ? "met" : "MISSED",
                           ratio["reliable"] == true ? "" : ", but in doubt: see the spread");

@@ -101,7 +101,7 @@ class Vcpus {
   std::vector<std::thread> threads_;
 };
 
-void AddStalls(std::vector<Stall> stalls, std::map<std::string, double>* values) {
+void AddStalls(const std::vector<Stall>& stalls, std::map<std::string, double>* values) {
   (*values)["stall_count"] = static_cast<double>(stalls.size());
   if (stalls.empty()) return;
   std::vector<double> us;

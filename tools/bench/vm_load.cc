@@ -113,7 +113,7 @@ class Lazy : public VmLoad {
     auto load = c_face::Load::Open(source_.path, options);
     if (!load.ok()) return load.status();
     load_ = *std::move(load);
-    const absl::Status attached = load_->Attach(source_.idstr, source_.memory);
+    absl::Status attached = load_->Attach(source_.idstr, source_.memory);
     if (!attached.ok() || !eager_) return attached;
     return load_->StartEager();
   }
