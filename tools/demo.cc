@@ -1,7 +1,6 @@
 #include "tools/demo.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <memory>
@@ -15,24 +14,13 @@
 #include "absl/strings/string_view.h"
 #include "tools/embedded_restore.h"
 #include "tools/lazy_launch.h"
+#include "tools/progress_line.h"
 #include "tools/requirements.h"
 #include "tools/restore_timing.h"
 #include "tools/scratch_dir.h"
 
 namespace ramjet {
 namespace {
-
-// One line on a terminal, overwritten by the next; nothing in a pipe.
-class ProgressLine {
- public:
-  ~ProgressLine() { Show(""); }
-  void Show(const std::string& words) {
-    if (on_terminal_) std::fprintf(stderr, "\r\033[K%s", words.c_str());
-  }
-
- private:
-  const bool on_terminal_ = isatty(STDERR_FILENO) != 0;
-};
 
 void Complain(absl::string_view words) {
   std::fprintf(stderr, "ramjet demo: %s\n", std::string{words}.c_str());

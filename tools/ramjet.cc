@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "loader/snapshot_loader.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/vm_bench.h"
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
@@ -24,7 +26,8 @@ constexpr char kDescription[] =
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
     "  ramjet inspect vm.mr\n"
     "  ramjet workingset --help\n"
-    "  ramjet demo";
+    "  ramjet demo\n"
+    "  ramjet bench";
 
 constexpr char kRunDescription[] =
     "Runs an unpatched QEMU (9.0 or later) whose snapshot loads take milliseconds.";
@@ -56,6 +59,29 @@ constexpr char kRunFooter[] =
     "\n"
     "Example:\n"
     "  ramjet run --incoming vm.mr --stats load.json -- qemu-system-x86_64 -accel kvm -m 4G ...";
+
+constexpr char kBenchDescription[] =
+    "Loads a snapshot in every way there is, in turn, and compares them.";
+
+constexpr char kBenchFooter[] =
+    "Without SNAPSHOT a small Linux guest is booted and saved first. With one, and what its QEMU\n"
+    "is started with (no -incoming, no snapshot) behind --, QEMU takes part; without that only a\n"
+    "VM of our own does, whose vCPUs are threads that touch memory.\n"
+    "\n"
+    "  in QEMU:    stock, stock-multifd, ramjet, ramjet-ws (with a recorded working set),\n"
+    "              floor (stock, without the content)\n"
+    "  in our VM:  full-read, map-private (the file mapped as memory), one-page (a plain\n"
+    "              userfaultfd handler), ramjet, ramjet-ws\n"
+    "  workloads:  first-work (QEMU); touch-all, read-25, write-25, zipf, idle, faults (our VM)\n"
+    "\n"
+    "The machine's own limits are measured between the rounds, and ratios are given with the bars\n"
+    "that ramjet is held to. Do nothing else on the machine meanwhile; five rounds take a quarter\n"
+    "of an hour. What the words mean: docs/performance.md.\n"
+    "\n"
+    "Examples:\n"
+    "  ramjet bench --report /tmp/bench\n"
+    "  ramjet bench --cache warm --contestant map-private,ramjet --workload read-25,write-25\n"
+    "  ramjet bench vm.mr --json -- qemu-system-x86_64 -accel kvm -m 4G -display none ...";
 
 constexpr char kWorkingSetDescription[] =
     "Shows what is in a working set, or makes one of several.";
@@ -153,6 +179,58 @@ int main(int argc, char** argv) {
   demo->add_flag("--keep", demo_options.keep, "Leave the snapshot behind, and say where");
   demo->add_flag("--json", demo_options.json, "Print one JSON object (schema ramjet.demo/1)");
 
+  CLI::App* const bench = app.add_subcommand("bench", kBenchDescription);
+  ramjet::bench::BenchOptions bench_options;
+  bool scaling = false;
+  bench->add_option("SNAPSHOT", bench_options.snapshot, "What is loaded");
+  bench->add_option("--rounds", bench_options.rounds, "Loads of each kind (default: 5)")
+      ->check(CLI::Range(1, 1000));
+  bench
+      ->add_option("--cache", bench_options.cache,
+                   "What of the file is cached: warm, cold, both (default)")
+      ->check(CLI::IsMember({"warm", "cold", "both"}));
+  bench->add_option("--contestant", bench_options.contestants, "Only these (default: all)")
+      ->type_name("LIST")
+      ->delimiter(',')
+      ->check(CLI::IsMember(ramjet::bench::ContestantNames()));
+  bench->add_option("--workload", bench_options.workloads, "Only these (default: all)")
+      ->type_name("LIST")
+      ->delimiter(',')
+      ->check(CLI::IsMember(ramjet::bench::WorkloadNames()));
+  bench->add_option("--vcpus", bench_options.vcpus, "vCPUs of our VM (default: 1)")
+      ->check(CLI::Range(1, 64));
+  bench->add_option("--memory", bench_options.memory_mib, "Memory of the guest (default: 1024)")
+      ->type_name("MIB")
+      ->check(CLI::Range(uint64_t{192}, uint64_t{65536}));
+  bench->add_option("--fill", bench_options.fill_mib, "Of it random bytes (default: 424)")
+      ->type_name("MIB")
+      ->check(CLI::Range(uint64_t{8}, uint64_t{65536}));
+  CLI::Option* const scaling_flag =
+      bench->add_flag("--scaling,!--no-scaling", scaling,
+                      "Also resume sparse machines of 1 and 64 GiB (default: if QEMU takes part)");
+  bench->add_flag("--json", bench_options.json, "Print one JSON object (schema ramjet.bench/1)");
+  bench
+      ->add_option("--report", bench_options.report_directory,
+                   "Also write a page with pictures there: DIR/index.html")
+      ->type_name("DIR");
+  bench->add_flag("--pictures", bench_options.pictures,
+                  "Have the report's pictures in the JSON object: one more load of each kind");
+  bench->add_flag("--quick", bench_options.quick, "A try: one round with a small guest, warm");
+  bench->footer(kBenchFooter);
+
+  // One load of `bench` in a process of its own.
+  CLI::App* const bench_vm = app.add_subcommand("bench-vm", "")->group("");
+  ramjet::bench::VmBenchOptions vm_options;
+  vm_options.of.where = "vm";
+  bench_vm->add_option("SNAPSHOT", vm_options.snapshot)->required();
+  bench_vm->add_option("--contestant", vm_options.of.contestant)->required();
+  bench_vm->add_option("--workload", vm_options.of.workload)->required();
+  bench_vm->add_option("--cache", vm_options.of.cache)->required();
+  bench_vm->add_option("--vcpus", vm_options.vcpus);
+  bench_vm->add_option("--working-set", vm_options.working_set);
+  bench_vm->add_option("--record", vm_options.record);
+  bench_vm->add_flag("--picture", vm_options.picture);
+
   CLI::App* const workingset = app.add_subcommand("workingset", kWorkingSetDescription);
   workingset->require_subcommand(1);
   workingset->footer(kWorkingSetFooter);
@@ -180,11 +258,16 @@ int main(int argc, char** argv) {
   // What comes after -- is the emulator's, whatever it looks like.
   char** const end = argv + argc;
   char** const separator = std::find(argv, end, std::string("--"));
-  if (separator != end) run_options.command.assign(separator + 1, end);
+  std::vector<std::string> behind_separator;
+  if (separator != end) behind_separator.assign(separator + 1, end);
+  run_options.command = bench_options.qemu_command = behind_separator;
   try {
     app.parse(static_cast<int>(separator - argv), argv);
-    if (separator != end && !run->parsed()) {
+    if (separator != end && !run->parsed() && !bench->parsed()) {
       throw CLI::ExtrasError({"--"});
+    }
+    if (separator != end && bench->parsed() && bench_options.snapshot.empty()) {
+      throw CLI::RequiredError("SNAPSHOT, for there is something behind --,");
     }
     if (run->parsed() && run_options.command.empty()) {
       throw CLI::RequiredError("-- EMULATOR [ARG...]");
@@ -198,6 +281,9 @@ int main(int argc, char** argv) {
   run_options.eager = eager == "on";
   if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
   if (run->parsed()) return ramjet::RunEmulator(run_options);
+  if (scaling_flag->count() > 0) bench_options.scaling = scaling;
+  if (bench->parsed()) return ramjet::bench::RunBench(bench_options);
+  if (bench_vm->parsed()) return ramjet::bench::RunVmProcess(vm_options);
   if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, stream_offset, json);
   if (merge->parsed()) return ramjet::MergeWorkingSetFiles(files, out);
   return ramjet::RunDemo(demo_options);

@@ -57,6 +57,7 @@ class SavedGuest {
 
   const GuestOptions& guest() const { return guest_; }
   const std::string& snapshot() const { return snapshot_; }
+  uint64_t last_tick() const { return last_tick_; }  // printed before the guest was saved
 
   // Both loaders, both cache states, `rounds` times. Who comes first changes from round to round.
   absl::StatusOr<std::vector<Restore>> TimeRounds(int rounds, const ShowStep& show_step) const;
@@ -74,7 +75,7 @@ class SavedGuest {
   std::string directory_;
   std::string ramjet_;
   std::string snapshot_;
-  uint64_t last_tick_ = 0;  // printed before the guest was saved
+  uint64_t last_tick_ = 0;
 };
 
 Medians MediansOf(const std::vector<Restore>& restores, Loader loader, CacheState cache);

@@ -1,0 +1,195 @@
+#include "tools/bench/limits.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "tools/bench/workload.h"
+#include "tools/fd.h"
+#include "tools/page_cache.h"
+#include "uffd/userfaultfd.h"
+
+namespace ramjet::bench {
+namespace {
+
+constexpr uint64_t kAreaBytes = uint64_t{256} << 20;
+constexpr uint64_t kCopyBytes = 256 << 10;
+constexpr uint64_t kReadBytes = 1 << 20;
+constexpr uint64_t kHugePageBytes = 2 << 20;
+constexpr unsigned kReadsAtOnce = 8;
+// More content than that says nothing new.
+constexpr uint64_t kMostFileBytes = uint64_t{1} << 30;
+
+// Anonymous memory, aligned to a huge page.
+class Area {
+ public:
+  // `present`: in huge pages where there are any.
+  Area(uint64_t length, bool present) : mapped_length_(length + kHugePageBytes) {
+    mapped_ = static_cast<uint8_t*>(mmap(nullptr, mapped_length_, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    const uintptr_t address = reinterpret_cast<uintptr_t>(mapped_);
+    data_ = mapped_ + ((address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes - address);
+    if (!present) return;
+    madvise(data_, length, MADV_HUGEPAGE);
+    std::memset(data_, 1, length);
+  }
+  ~Area() { munmap(mapped_, mapped_length_); }
+  Area(const Area&) = delete;
+  Area& operator=(const Area&) = delete;
+
+  uint8_t* data() const { return data_; }
+  uintptr_t address() const { return reinterpret_cast<uintptr_t>(data_); }
+
+ private:
+  const uint64_t mapped_length_;
+  uint8_t* mapped_;
+  uint8_t* data_;
+};
+
+// Has `threads` threads do it, each with its number; GB/s if all of them together move `bytes`.
+double Rate(uint64_t bytes, unsigned threads, const std::function<void(unsigned)>& work) {
+  const uint64_t start = MonotonicNs();
+  std::vector<std::thread> running;
+  for (unsigned i = 0; i < threads; ++i) running.emplace_back(work, i);
+  for (std::thread& thread : running) thread.join();
+  return static_cast<double>(bytes) / static_cast<double>(MonotonicNs() - start);
+}
+
+double MemcpyRate() {
+  const Area from(kAreaBytes, true);
+  const Area to(kAreaBytes, true);
+  return Rate(kAreaBytes, 1, [&](unsigned) { std::memcpy(to.data(), from.data(), kAreaBytes); });
+}
+
+// Negative: the kernel refused.
+double UffdioCopyRate(const Userfaultfd& uffd, unsigned threads) {
+  const Area from(kCopyBytes * threads, true);
+  const Area to(kAreaBytes, false);
+  if (!uffd.Register(to.address(), kAreaBytes).ok()) return -1;
+  const uint64_t share = kAreaBytes / threads / kCopyBytes * kCopyBytes;
+  std::atomic<bool> refused{false};
+  const double rate = Rate(share * threads, threads, [&](unsigned thread) {
+    for (uint64_t offset = 0; offset < share; offset += kCopyBytes) {
+      const Installed installed = uffd.Copy(to.address() + thread * share + offset,
+                                            from.data() + thread * kCopyBytes, kCopyBytes);
+      if (installed.result != InstallResult::kDone) refused = true;
+    }
+  });
+  // Nobody reads events here, and an unmapping would wait for that.
+  if (!uffd.Unregister(to.address(), kAreaBytes).ok()) return -1;
+  return refused ? -1 : rate;
+}
+
+double UffdioMoveRate(const Userfaultfd& uffd) {
+  const Area from(kAreaBytes, true);
+  const Area to(kAreaBytes, false);
+  madvise(to.data(), kAreaBytes, MADV_HUGEPAGE);
+  if (!uffd.Register(to.address(), kAreaBytes).ok()) return -1;
+  bool refused = false;
+  const double rate = Rate(kAreaBytes, 1, [&](unsigned) {
+    for (uint64_t offset = 0; offset < kAreaBytes; offset += kHugePageBytes) {
+      const Installed installed =
+          uffd.Move(to.address() + offset, from.data() + offset, kHugePageBytes);
+      if (installed.result != InstallResult::kDone) refused = true;
+    }
+  });
+  if (!uffd.Unregister(to.address(), kAreaBytes).ok()) return -1;
+  return refused ? -1 : rate;
+}
+
+// Pieces of at most kReadBytes that have content, aligned for O_DIRECT.
+std::vector<std::pair<off_t, size_t>> PiecesOf(int file) {
+  std::vector<std::pair<off_t, size_t>> pieces;
+  uint64_t total = 0;
+  off_t begin = 0;
+  while (total < kMostFileBytes && (begin = lseek(file, begin, SEEK_DATA)) >= 0) {
+    const off_t end = lseek(file, begin, SEEK_HOLE);
+    for (; begin < end; begin += kReadBytes) {
+      const size_t length = std::min<size_t>(kReadBytes, end - begin);
+      pieces.emplace_back(begin, length);
+      total += length;
+    }
+    begin = end;
+  }
+  return pieces;
+}
+
+// Reads all of it, piece by piece; negative: `path` cannot be read so.
+double ReadRate(const std::string& path, int flags, unsigned threads) {
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
+  if (!file.valid()) return -1;
+  const std::vector<std::pair<off_t, size_t>> pieces = PiecesOf(file.get());
+  const Area to(kReadBytes * threads, true);
+  std::atomic<size_t> next{0};
+  std::atomic<bool> failed{false};
+  uint64_t bytes = 0;
+  for (const auto& piece : pieces) bytes += piece.second;
+  const double rate = Rate(bytes, threads, [&](unsigned thread) {
+    size_t i;
+    while ((i = next++) < pieces.size()) {
+      // The length is the whole buffer's: O_DIRECT takes no odd one, and the file ends where it ends.
+      if (pread(file.get(), to.data() + thread * kReadBytes, kReadBytes, pieces[i].first) <
+          static_cast<ssize_t>(pieces[i].second)) {
+        failed = true;
+      }
+    }
+  });
+  return failed || bytes == 0 ? -1 : rate;
+}
+
+}  // namespace
+
+absl::Status Limits::Measure(const std::string& snapshot) {
+  const absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open();
+  if (!uffd.ok()) return uffd.status();
+  WarmHostMemory();
+  Add("memcpy", 1, MemcpyRate());
+  const unsigned cpus = std::max(std::thread::hardware_concurrency(), 1u);
+  for (unsigned threads = 1; threads <= cpus; threads *= 2) {
+    Add("uffdio-copy", static_cast<int>(threads), UffdioCopyRate(*uffd, threads));
+  }
+  if (uffd->features().move) Add("uffdio-move", 1, UffdioMoveRate(*uffd));
+  absl::Status cached = SetCacheState(snapshot, CacheState::kWarm);
+  if (!cached.ok()) return cached;
+  Add("pread", 1, ReadRate(snapshot, 0, 1));
+  cached = SetCacheState(snapshot, CacheState::kCold);
+  if (!cached.ok()) return cached;
+  Add("disk-direct", static_cast<int>(kReadsAtOnce), ReadRate(snapshot, O_DIRECT, kReadsAtOnce));
+  return absl::OkStatus();
+}
+
+void Limits::Add(const std::string& name, int threads, double value) {
+  if (value > 0) samples_[{name, threads}].push_back(value);
+}
+
+std::optional<Spread> Limits::Find(const std::string& name, int threads) const {
+  const auto found = samples_.find({name, threads});
+  if (found == samples_.end()) return std::nullopt;
+  return SpreadOf(found->second);
+}
+
+nlohmann::json Limits::AsJson() const {
+  nlohmann::json limits = nlohmann::json::array();
+  for (const auto& [what, values] : samples_) {
+    nlohmann::json limit = ToJson(SpreadOf(values));
+    limit["name"] = what.first;
+    limit["threads"] = what.second;
+    limit["unit"] = absl::StartsWith(what.first, "fault-loop") ? "us" : "GB/s";
+    limits.push_back(std::move(limit));
+  }
+  return limits;
+}
+
+}  // namespace ramjet::bench

@@ -1,0 +1,210 @@
+#include "tools/bench/ratios.h"
+
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace ramjet::bench {
+namespace {
+
+using Side = std::optional<Spread>;
+
+constexpr int kEagerThreads = 2;  // ramjet's default
+constexpr int kLeastRounds = 3;   // fewer show no spread
+constexpr double kMib = 1 << 20;
+
+struct Bar {
+  bool at_least;
+  double value;
+
+  bool Met(double measured) const { return at_least ? measured >= value : measured <= value; }
+  std::string ToString() const { return absl::StrFormat("%s %.4g", at_least ? ">=" : "<=", value); }
+};
+constexpr Bar AtLeast(double value) { return {true, value}; }
+constexpr Bar AtMost(double value) { return {false, value}; }
+
+// a - b, each quantity of which may be off by its own spread.
+Side Minus(const Side& a, const Side& b) {
+  if (!a || !b) return std::nullopt;
+  return Spread{a->median - b->median, a->min - b->max, a->max - b->min, a->low - b->high,
+                a->high - b->low};
+}
+
+// factor / a: a rate from a time.
+Side Inverse(double factor, const Side& a) {
+  if (!a || a->low <= 0) return std::nullopt;
+  return Spread{factor / a->median, factor / a->max, factor / a->min, factor / a->high,
+                factor / a->low};
+}
+
+Side Times(const Side& a, double factor) {
+  if (!a) return std::nullopt;
+  return Spread{a->median * factor, a->min * factor, a->max * factor, a->low * factor,
+                a->high * factor};
+}
+
+class RatioList {
+ public:
+  RatioList(const Judged& judged, std::string cache) : judged_(judged), cache_(std::move(cache)) {}
+
+  Side Qemu(const char* contestant, const char* column) const {
+    return judged_.summary.Find({contestant, "qemu", "first-work", cache_}, column);
+  }
+  Side Vm(const char* contestant, const char* workload, const char* column) const {
+    return judged_.summary.Find({contestant, "vm", workload, cache_}, column);
+  }
+  bool warm() const { return cache_ == "warm"; }
+
+  // Nothing, if either side was not run.
+  void Divide(const std::string& name, const Side& over, const Side& under, Bar bar,
+              const std::string& limit = "") {
+    if (!over || !under || under->median <= 0) return;
+    const double least = under->high > 0 ? over->low / under->high : 0;
+    const double most = under->low > 0 ? over->high / under->low : least;
+    Judge(name, over->median / under->median, least, most, bar, bar.ToString(), limit);
+  }
+  // The value itself against the bar, in `unit`.
+  void Compare(const std::string& name, const Side& value, Bar bar, const char* unit) {
+    if (!value) return;
+    Judge(name, value->median, value->low, value->high, bar,
+          absl::StrCat(bar.ToString(), " ", unit), "");
+  }
+
+  std::vector<Ratio> Take() && { return std::move(ratios_); }
+
+ private:
+  void Judge(const std::string& name, double value, double least, double most, Bar bar,
+             std::string bar_words, const std::string& limit) {
+    const bool met = bar.Met(value);
+    ratios_.push_back(
+        {name, cache_, value, std::move(bar_words), met,
+         judged_.rounds >= kLeastRounds && bar.Met(least) == met && bar.Met(most) == met,
+         met ? "" : limit});
+  }
+
+  const Judged& judged_;
+  const std::string cache_;
+  std::vector<Ratio> ratios_;
+};
+
+std::string InWords(const Judged& judged, const char* name, int threads = 1) {
+  const Side limit = judged.limits.Find(name, threads);
+  if (!limit) return "";
+  return absl::StrFormat("%s (%d thread%s) %.2f GB/s, %.0f ms for the content. ", name, threads,
+                         threads == 1 ? "" : "s", limit->median,
+                         static_cast<double>(judged.nonzero_bytes) / limit->median / 1e6);
+}
+
+void AddQemu(const Judged& judged, RatioList* list) {
+  const bool warm = list->warm();
+  const std::string loading = warm ? InWords(judged, "pread") + InWords(judged, "memcpy") +
+                                         InWords(judged, "uffdio-copy", kEagerThreads)
+                                   : InWords(judged, "disk-direct", 8);
+  const Side stock_resume = list->Qemu("stock", "to_resume");
+  const Side ramjet_resume = list->Qemu("ramjet", "to_resume");
+  const Side stock_work = list->Qemu("stock", "to_first_work");
+  const Side ws_work = list->Qemu("ramjet-ws", "to_first_work");
+  list->Divide("resume: stock / ramjet", stock_resume, ramjet_resume, AtLeast(warm ? 30 : 50),
+               InWords(judged, "memcpy"));
+  list->Compare("resume beyond its floor",
+                Times(Minus(ramjet_resume, list->Qemu("floor", "to_resume")), 1e3), AtMost(2),
+                "ms");
+  list->Divide("resume + first work: stock / ramjet-ws", stock_work, ws_work,
+               AtLeast(warm ? 1.8 : 3));
+  list->Divide("resume + first work: stock / ramjet", stock_work,
+               list->Qemu("ramjet", "to_first_work"), AtLeast(warm ? 1.8 : 1.6));
+  list->Divide("first work after resume: ramjet-ws / stock",
+               list->Qemu("ramjet-ws", kWorkAfterResume), list->Qemu("stock", kWorkAfterResume),
+               AtMost(warm ? 1.1 : 1.3));
+  list->Divide("all resident: ramjet / stock", list->Qemu("ramjet", "to_resident"),
+               list->Qemu("stock", "to_resident"), AtMost(warm ? 1.0 : 0.8), loading);
+  list->Divide("demand faults: ramjet-ws / ramjet", list->Qemu("ramjet-ws", "demand_faults"),
+               list->Qemu("ramjet", "demand_faults"), AtMost(0.02));
+  list->Divide("huge pages: ramjet / stock", list->Qemu("ramjet", "huge_bytes"),
+               list->Qemu("stock", "huge_bytes"), AtLeast(0.9));
+  list->Divide("CPU seconds: ramjet / stock", list->Qemu("ramjet", "cpu"),
+               list->Qemu("stock", "cpu"), AtMost(1.3), loading);
+  list->Compare(
+      "peak memory: ramjet beyond stock",
+      Times(Minus(list->Qemu("ramjet", "peak_bytes"), list->Qemu("stock", "peak_bytes")), 1 / kMib),
+      AtMost(16 + static_cast<double>(judged.pages) / 2 / kMib), "MiB");
+}
+
+void AddVm(const Judged& judged, RatioList* list) {
+  const bool warm = list->warm();
+  const Side rate = Inverse(static_cast<double>(judged.nonzero_bytes) / 1e9,
+                            list->Vm("ramjet", "idle", "to_resident"));
+  if (warm) {
+    list->Divide("eager rate / bare UFFDIO_COPY loop", rate,
+                 judged.limits.Find("uffdio-copy", kEagerThreads), AtLeast(0.85),
+                 InWords(judged, "pread") + InWords(judged, "memcpy"));
+    list->Divide("fault p50: ramjet / bare loop", list->Vm("ramjet-demand", "faults", "stall_p50"),
+                 judged.limits.Find("fault-loop-p50"), AtMost(1.25));
+  } else {
+    list->Divide("eager rate / O_DIRECT read", rate, judged.limits.Find("disk-direct", 8),
+                 AtLeast(0.85));
+  }
+  list->Divide("fault p99: while loading ahead / without",
+               list->Vm("ramjet", "faults", "stall_p99"),
+               list->Vm("ramjet-demand", "faults", "stall_p99"), AtMost(3));
+  list->Divide("demand faults, read-25: ramjet-ws / ramjet",
+               list->Vm("ramjet-ws", "read-25", "demand_faults"),
+               list->Vm("ramjet", "read-25", "demand_faults"), AtMost(0.02));
+  if (warm) {
+    list->Divide("write-25: ramjet-ws / map-private",
+                 list->Vm("ramjet-ws", "write-25", "to_workload"),
+                 list->Vm("map-private", "write-25", "to_workload"), AtMost(1.0));
+  }
+  list->Divide("read-25: ramjet-ws / map-private", list->Vm("ramjet-ws", "read-25", "to_workload"),
+               list->Vm("map-private", "read-25", "to_workload"), AtMost(warm ? 3 : 0.7));
+  for (const char* const workload : {"touch-all", "read-25", "write-25", "zipf"}) {
+    for (const auto& [column, words, bar] :
+         {std::tuple("to_resume", "resume", 1.0), std::tuple("to_first_work", "first work", 1.0),
+          std::tuple("to_workload", "workload", 1.0),
+          std::tuple("to_resident", "all resident", 0.5), std::tuple("stall_p50", "fault p50", 1.0),
+          std::tuple("stall_p99", "fault p99", 1.0), std::tuple("cpu", "CPU seconds", 1.0)}) {
+      list->Divide(absl::StrCat(words, ", ", workload, ": ramjet / one-page"),
+                   list->Vm("ramjet", workload, column), list->Vm("one-page", workload, column),
+                   AtMost(bar));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Ratio> ComputeRatios(const Judged& judged) {
+  std::vector<Ratio> all;
+  for (const char* const cache : {"warm", "cold"}) {
+    RatioList list(judged, cache);
+    AddQemu(judged, &list);
+    AddVm(judged, &list);
+    for (Ratio& ratio : std::move(list).Take()) all.push_back(std::move(ratio));
+  }
+  if (!judged.sparse_1_gib.empty() && !judged.sparse_64_gib.empty()) {
+    RatioList list(judged, "warm");
+    const Spread large = SpreadOf(judged.sparse_64_gib);
+    list.Divide("resume: sparse 64 GiB / 1 GiB", large, SpreadOf(judged.sparse_1_gib), AtMost(2));
+    list.Compare("resume: sparse 64 GiB", Times(large, 1e3), AtMost(20), "ms");
+    for (Ratio& ratio : std::move(list).Take()) all.push_back(std::move(ratio));
+  }
+  return all;
+}
+
+nlohmann::json ToJson(const std::vector<Ratio>& ratios) {
+  nlohmann::json objects = nlohmann::json::array();
+  for (const Ratio& ratio : ratios) {
+    objects.push_back({{"name", ratio.name},
+                       {"cache", ratio.cache},
+                       {"value", ratio.value},
+                       {"bar", ratio.bar},
+                       {"met", ratio.met},
+                       {"reliable", ratio.reliable},
+                       {"note", ratio.note}});
+  }
+  return objects;
+}
+
+}  // namespace ramjet::bench

@@ -1,0 +1,139 @@
+#include "tools/bench/table.h"
+
+#include <optional>
+#include <set>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace ramjet::bench {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kCellWidth = 11;
+// A spread, (max - min) / median, from which on a median alone says little.
+constexpr double kWideSpread = 0.5;
+
+std::string InUnit(double value, Column::Unit unit) {
+  switch (unit) {
+    case Column::Unit::kSeconds:
+      return value < 1 ? absl::StrFormat("%.1f ms", value * 1e3) : absl::StrFormat("%.2f s", value);
+    case Column::Unit::kMicroseconds:
+      return absl::StrFormat("%.*f us", value < 100 ? 1 : 0, value);
+    case Column::Unit::kCount:
+      return absl::StrFormat("%.0f", value);
+    case Column::Unit::kBytes:
+      return absl::StrFormat("%.1f MiB", value / (1 << 20));
+  }
+  return "";
+}
+
+double Gib(const json& bytes) { return bytes.get<double>() / (1 << 30); }
+
+std::string Conditions(const json& bench) {
+  const json& machine = bench["machine"];
+  const json& snapshot = bench["snapshot"];
+  return absl::StrFormat(
+      "%s, %d CPUs%s, %.1f GiB; Linux %s, huge pages: %s; %s\n"
+      "%s: %.2f GiB of RAM, %.2f GiB of content. Medians of %d round%s, (max - min) / median "
+      "below.\n"
+      "Warm: the file is in the page cache; cold: none of it is. VM: vCPUs are threads.\n",
+      machine["cpu"].get<std::string>(), machine["cpus"].get<int>(),
+      machine["hypervisor"].get<bool>() ? " (virtual)" : "", Gib(machine["memory_bytes"]),
+      machine["kernel"].get<std::string>(), machine["transparent_hugepages"].get<std::string>(),
+      machine["filesystem"].get<std::string>(), snapshot["path"].get<std::string>(),
+      Gib(snapshot["ram_bytes"]), Gib(snapshot["nonzero_bytes"]), bench["rounds"].get<int>(),
+      bench["rounds"] == 1 ? "" : "s");
+}
+
+// Two lines, medians and spreads; one, if there is no spread.
+std::string CaseRows(const Summary& summary, const Case& of, bool spread_known) {
+  std::string medians = absl::StrFormat("%-14s", of.contestant);
+  std::string spreads = absl::StrFormat("%-14s", "");
+  for (const Column& column : Columns()) {
+    if (column.title == nullptr) continue;
+    const std::optional<Spread> spread = summary.Find(of, column.name);
+    absl::StrAppendFormat(&medians, "%*s", kCellWidth,
+                          spread ? InUnit(spread->median, column.unit) : "-");
+    absl::StrAppendFormat(
+        &spreads, "%*s", kCellWidth,
+        spread && spread->median > 0 ? absl::StrFormat("%.0f%%", 100 * spread->Relative()) : "");
+  }
+  return spread_known ? absl::StrCat(medians, "\n", spreads, "\n") : medians + "\n";
+}
+
+std::string CaseTables(const Summary& summary, bool spread_known) {
+  std::string tables;
+  std::set<std::tuple<std::string, std::string, std::string>> shown;
+  for (const Case& first : summary.cases()) {
+    if (!shown.insert({first.where, first.workload, first.cache}).second) continue;
+    const std::string title = absl::StrCat(first.where, ", ", first.workload, ", ", first.cache);
+    absl::StrAppendFormat(&tables, "\n%s\n%-14s", title, "");
+    for (const Column& column : Columns()) {
+      if (column.title != nullptr) absl::StrAppendFormat(&tables, "%*s", kCellWidth, column.title);
+    }
+    tables += "\n";
+    for (const Case& of : summary.cases()) {
+      if (std::tie(of.where, of.workload, of.cache) ==
+          std::tie(first.where, first.workload, first.cache)) {
+        tables += CaseRows(summary, of, spread_known);
+      }
+    }
+  }
+  return tables;
+}
+
+std::string LimitRows(const json& limits) {
+  std::string rows = "\nlimits of this machine\n";
+  for (const json& limit : limits) {
+    absl::StrAppendFormat(&rows, "%-16s%2d thread%-2s%9.2f %-5s (%.2f to %.2f)\n",
+                          limit["name"].get<std::string>(), limit["threads"].get<int>(),
+                          limit["threads"] == 1 ? "" : "s", limit["median"].get<double>(),
+                          limit["unit"].get<std::string>(), limit["min"].get<double>(),
+                          limit["max"].get<double>());
+  }
+  return rows;
+}
+
+std::string RatioRows(const json& ratios) {
+  std::string rows = "\nratios\n";
+  for (const json& ratio : ratios) {
+    absl::StrAppendFormat(&rows, "%-6s%-48s%10.3g  %-14s%s%s\n", ratio["cache"].get<std::string>(),
+                          ratio["name"].get<std::string>(), ratio["value"].get<double>(),
+                          ratio["bar"].get<std::string>(), ratio["met"] == true ? "met" : "MISSED",
+                          ratio["reliable"] == true ? "" : ", but in doubt: see the spread");
+    const std::string note = ratio["note"].get<std::string>();
+    if (!note.empty()) absl::StrAppendFormat(&rows, "      %s\n", note);
+  }
+  return rows;
+}
+
+std::string Warnings(const json& bench, const Summary& summary) {
+  std::string warnings;
+  if (bench["rounds"].get<int>() < 3) {
+    warnings += "warning: fewer than 3 rounds: the spread is not known, and no ratio is sure\n";
+  }
+  for (const Case& of : summary.cases()) {
+    for (const char* const column : {"to_resume", "to_first_work", "to_workload", "to_resident"}) {
+      const std::optional<Spread> spread = summary.Find(of, column);
+      if (spread && spread->Relative() > kWideSpread) {
+        absl::StrAppendFormat(&warnings, "warning: %s: %s went from %s to %s\n", of.ToString(),
+                              column, InUnit(spread->min, Column::Unit::kSeconds),
+                              InUnit(spread->max, Column::Unit::kSeconds));
+      }
+    }
+  }
+  return warnings.empty() ? "" : "\n" + warnings;
+}
+
+}  // namespace
+
+std::string BenchTable(const json& bench, const Summary& summary) {
+  return absl::StrCat(Conditions(bench), CaseTables(summary, bench["rounds"] > 1),
+                      LimitRows(bench["limits"]), RatioRows(bench["ratios"]),
+                      Warnings(bench, summary));
+}
+
+}  // namespace ramjet::bench
