@@ -1,8 +1,8 @@
 // The pages that a guest needs first, in the order in which it touched them: recorded in one run,
 // loaded first in the next.
 //
-// The file, as a grammar. Numbers are little-endian; varint is LEB128 (seven bits a byte, the lowest
-// first, the top bit set in all but the last).
+// The file, as a grammar. Numbers are little-endian; varint is LEB128 (seven bits a byte, the
+// lowest first, the top bit set in all but the last).
 //
 //   file    = "ramjetWS" u32:1 u64:digest blocks runs u32:crc     crc: CRC-32C of all before it
 //   blocks  = varint:n n*block                             the n blocks that runs belong to
@@ -12,8 +12,8 @@
 //
 // A run whose `other` is 1 names its block; the first run's is block 0 otherwise, any other's that
 // of the run before. `expected` is where the block's last run ended, 0 at first;
-// zigzag(d) = d << 1 ^ d >> 63. No page is in two runs. The digest is that of the snapshot the pages
-// were touched of (loader/snapshot_digest.h). Pages are the snapshot's.
+// zigzag(d) = d << 1 ^ d >> 63. No page is in two runs. The digest is that of the snapshot
+// (loader/snapshot_digest.h), whose pages these are.
 //
 // For example, page 5, and then pages 2 and 3, of a block "ram" of 32 pages of 4 KiB:
 //

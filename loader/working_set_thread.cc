@@ -5,9 +5,9 @@
 // From a cold cache the reading is what takes the time, and pages lie scattered: the kernel is told
 // of the next batches before the one in hand is read, so that the disk always has a deep queue.
 //
-// But not at once. While the VMM still resumes the guest, a deep queue costs it milliseconds: its own
-// reads and faults wait in it, and where processors are few, submitting hundreds of requests takes
-// one away. Until the guest runs, batches are therefore tiny, in strictly the guest's order, and the
+// But not at once. While the VMM still resumes the guest, a deep queue costs it milliseconds: its
+// own reads and faults wait in it, and where processors are few, submitting hundreds of requests
+// takes one away. Until the guest runs, batches are therefore tiny, in the guest's order, and the
 // queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun.
 #include "loader/working_set_thread.h"
 

@@ -28,8 +28,8 @@
 namespace ramjet {
 
 // Reads a working set, makes sure that it belongs to the snapshot, and loads its pages in their
-// order, a batch at a time; within a batch in the file's. What is wrong with the file is noted as an
-// error in the statistics, and nothing is loaded then.
+// order, a batch at a time; within a batch in the file's. What is wrong with the file is noted as
+// an error in the statistics, and nothing is loaded then.
 //
 // Blocks may be attached while it is at work: runs of those that are not are left out, and come as
 // soon as they are. The thread ends when all its pages are there, and waits, at no cost, while the
