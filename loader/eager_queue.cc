@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/time/clock.h"
 #include "loader/page_buffer.h"
 
 namespace ramjet {
@@ -47,9 +48,23 @@ void EagerQueue::Hint(const RamBlock& block, uint64_t page) {
 
 std::optional<EagerQueue::Window> EagerQueue::Next() {
   absl::MutexLock lock(&mu_);
-  mu_.Await(absl::Condition(this, &EagerQueue::HasNextOrClosed));
-  if (closed_) return std::nullopt;
-  if (std::optional<Window> hinted = NextHinted()) return hinted;
+  for (;;) {
+    mu_.Await(absl::Condition(this, &EagerQueue::HasNextOrClosed));
+    if (closed_) return std::nullopt;
+    if (bytes_per_s_ == 0 || absl::Now() >= next_at_) break;
+    mu_.AwaitWithDeadline(absl::Condition(&closed_), next_at_);
+  }
+  const std::optional<Window> hinted = NextHinted();
+  const Window window = hinted ? *hinted : NextInOrder();
+  if (bytes_per_s_ > 0) {
+    const uint64_t bytes = window.block->BytesOf(window.block->CountNonzero(window.run));
+    next_at_ = std::max(absl::Now(), next_at_) +
+               absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_s_));
+  }
+  return window;
+}
+
+EagerQueue::Window EagerQueue::NextInOrder() {
   Entry& entry = entries_[current_];
   const Window window = WindowAt(entry, entry.next_page);
   entry.next_page += window.run.count;

@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "loader/ram_block.h"
 
 namespace ramjet {
@@ -39,8 +40,10 @@ class EagerQueue {
     HugePages huge;  // kNever unless it is just one huge page
   };
 
-  // `blocks` are in the snapshot.
-  explicit EagerQueue(size_t blocks) : entry_of_(blocks, kNoEntry) {}
+  // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the mean;
+  // 0: no limit.
+  explicit EagerQueue(size_t blocks, uint64_t bytes_per_s = 0)
+      : bytes_per_s_(bytes_per_s), entry_of_(blocks, kNoEntry) {}
 
   // Blocks are served in the order in which they are added; they outlive the queue.
   void Add(RamBlock& block, HugePages huge) ABSL_LOCKS_EXCLUDED(mu_);
@@ -69,9 +72,12 @@ class EagerQueue {
   static constexpr size_t kHints = 16;  // kept
 
   std::optional<Window> NextHinted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static Window WindowAt(const Entry& entry, uint64_t page);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const uint64_t bytes_per_s_;
 
   // Each 0, or a block's index + 1 above kPageBits bits of page number. relaxed: what is said of the
   // block is believed only after a look at its own bits.
@@ -84,6 +90,7 @@ class EagerQueue {
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot
   size_t current_ ABSL_GUARDED_BY(mu_) = 0;            // the entry being handed out
   int holds_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Time next_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // not earlier
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
 

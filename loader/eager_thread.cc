@@ -21,12 +21,10 @@ constexpr int kNice = 5;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(EagerQueue& queue,
-                                                                PageLoader& loader,
-                                                                LoadStats& stats) {
+absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(const Parts& parts, bool spare) {
   absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kMaxRunBytes);
   if (!buffer.ok()) return buffer.status();
-  std::unique_ptr<EagerThread> self(new EagerThread(queue, loader, stats, *std::move(buffer)));
+  std::unique_ptr<EagerThread> self(new EagerThread(parts, spare, *std::move(buffer)));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-eager", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -34,12 +32,16 @@ absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(EagerQueue& queu
   return self;
 }
 
-EagerThread::EagerThread(EagerQueue& queue, PageLoader& loader, LoadStats& stats, PageBuffer buffer)
-    : queue_(queue), loader_(loader), stats_(stats), buffer_(std::move(buffer)) {}
+EagerThread::EagerThread(const Parts& parts, bool spare, PageBuffer buffer)
+    : parts_(parts), spare_(spare), buffer_(std::move(buffer)) {}
 
 void EagerThread::Run() {
   (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
-  while (const std::optional<EagerQueue::Window> window = queue_.Next()) LoadWindow(*window);
+  while (!spare_ || parts_.pacer.waits_for_disk()) {
+    const std::optional<EagerQueue::Window> window = parts_.queue.Next();
+    if (!window) return;
+    LoadWindow(*window);
+  }
 }
 
 void EagerThread::LoadWindow(const EagerQueue::Window& window) {
@@ -47,7 +49,7 @@ void EagerThread::LoadWindow(const EagerQueue::Window& window) {
   // A window in which something is there already cannot arrive whole.
   if (IsHugeWindow(block, window.run, window.huge) && !block.AnyClaimed(window.run) &&
       HaveStaging()) {
-    loader_.LoadAheadHuge(block, window.run, *staging_);
+    parts_.loader.LoadAheadHuge(block, window.run, *staging_);
     return;
   }
   if (!HaveBuffer(block.page_size())) return;
@@ -60,7 +62,7 @@ void EagerThread::LoadWindow(const EagerQueue::Window& window) {
       run.count = next.end() - run.first;
     }
     run.count = std::min(run.count, most_pages);
-    loader_.LoadAhead(block, run, buffer_);
+    parts_.loader.LoadAhead(block, run, buffer_);
     next = block.FindPending(run.end(), window.run.end());
   }
 }
@@ -79,7 +81,7 @@ bool EagerThread::HaveBuffer(uint64_t page_bytes) {
   if (page_bytes <= buffer_.size()) return true;
   absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(page_bytes);
   if (!buffer.ok()) {
-    stats_.AddError(buffer.status());
+    parts_.stats.AddError(buffer.status());
     return false;
   }
   buffer_ = *std::move(buffer);

@@ -11,6 +11,7 @@
 #include "loader/load_stats.h"
 #include "loader/page_buffer.h"
 #include "loader/page_loader.h"
+#include "loader/read_pacer.h"
 #include "loader/thread.h"
 
 namespace ramjet {
@@ -19,9 +20,16 @@ namespace ramjet {
 // reads out of the way of faults.
 class EagerThread {
  public:
-  // All outlive it.
-  static absl::StatusOr<std::unique_ptr<EagerThread>> Start(EagerQueue& queue, PageLoader& loader,
-                                                            LoadStats& stats);
+  struct Parts {
+    EagerQueue& queue;
+    PageLoader& loader;
+    const ReadPacer& pacer;
+    LoadStats& stats;
+  };
+  // All parts outlive it. A `spare` thread is one too many for the machine's processors, which helps
+  // only while the others wait for a disk. It ends when pages turn out to come from the page cache:
+  // then it would take a processor from a vCPU.
+  static absl::StatusOr<std::unique_ptr<EagerThread>> Start(const Parts& parts, bool spare);
 
   // REQUIRES: the queue is closed. Waits for the window in hand; PageLoader::Quit() shortens that.
   ~EagerThread() = default;
@@ -29,15 +37,14 @@ class EagerThread {
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
-  EagerThread(EagerQueue& queue, PageLoader& loader, LoadStats& stats, PageBuffer buffer);
+  EagerThread(const Parts& parts, bool spare, PageBuffer buffer);
   void Run();
   void LoadWindow(const EagerQueue::Window& window);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
 
-  EagerQueue& queue_;
-  PageLoader& loader_;
-  LoadStats& stats_;
+  const Parts parts_;
+  const bool spare_;
 
   // Of the thread itself.
   PageBuffer buffer_;

@@ -129,6 +129,13 @@ absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given)
         "RAMJET_RECORD with a working_set would record what the guest finds missing, not what it "
         "touches");
   }
+  if (given.direct > RAMJET_DIRECT_OFF) {
+    return absl::InvalidArgumentError(absl::StrCat("direct ", given.direct, " is not known"));
+  }
+  options.direct = given.direct == RAMJET_DIRECT_AUTO ? DirectReads::kAuto
+                   : given.direct == RAMJET_DIRECT_ON ? DirectReads::kAlways
+                                                      : DirectReads::kNever;
+  options.eager_bytes_per_s = given.eager_rate;
   if (given.kill_pid < 0) return absl::InvalidArgumentError("kill_pid is negative");
   options.kill_pid = given.kill_pid;
   return options;
@@ -446,6 +453,11 @@ int ramjet_detach(ramjet_handle* load) {
   if (load->loader == nullptr) return 0;
   const int result = Result(load->loader->Detach());
   return result == -ENOTSUP ? -EBUSY : result;
+}
+
+int ramjet_collapse(ramjet_handle* load) {
+  if (load->loader != nullptr) load->loader->Collapse();
+  return 0;
 }
 
 int ramjet_abandon(ramjet_handle* load) {

@@ -113,6 +113,15 @@ enum ramjet_on_unreadable {
 /* A flag: note which pages are touched, for ramjet_save_working_set(). Takes 8 bytes a page. */
 #define RAMJET_RECORD 2u
 
+/* How what is loaded ahead treats the page cache. */
+enum ramjet_direct {
+  /* What is there comes from there; all else comes straight from the disk (O_DIRECT), and leaves no
+   * trace in the cache. */
+  RAMJET_DIRECT_AUTO = 0,
+  RAMJET_DIRECT_ON = 1, /* straight from the disk, wherever the file system can */
+  RAMJET_DIRECT_OFF = 2 /* through the cache, which then has it for the next VM */
+};
+
 struct ramjet_options {
   uint64_t size; /* of this struct */
   /* Where the migration stream begins in the file; 0: at its start, or behind libvirt's header. */
@@ -123,7 +132,7 @@ struct ramjet_options {
   int32_t uffd;
   /* An open /dev/userfaultfd for a process that can no longer open it, or -1. Stays yours. */
   int32_t device_fd;
-  /* Threads that load ahead, 1 to 64; 0: the default, 2. */
+  /* Threads that load ahead, 1 to 64; 0: as many as suit the machine, 2 to 4. */
   uint32_t eager_threads;
   /* enum ramjet_on_unreadable */
   uint32_t on_unreadable;
@@ -145,9 +154,14 @@ struct ramjet_options {
    * soon after ramjet_open(). One that cannot be read, is damaged, or is of another snapshot is
    * ignored, and ramjet_stats_json() has the reason among its "errors". Not with RAMJET_RECORD. */
   const char *working_set;
+  /* What is loaded ahead, at most, in bytes a second; 0: no limit. */
+  uint64_t eager_rate;
+  /* enum ramjet_direct */
+  uint32_t direct;
+  uint32_t reserved; /* 0 */
 };
 #define RAMJET_OPTIONS_INIT \
-  { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Opens the snapshot `path`, checks all of it but the content of pages, and prepares for attaching:
  * one thread, one userfaultfd. `options` may be NULL. On success `*load` is to be freed by
@@ -317,6 +331,12 @@ RAMJET_API int64_t ramjet_stats_json(const ramjet *load, char *buffer, uint64_t 
  * left. Statistics stay, and nothing can be attached any more. Calling it again, or ramjet_wait(),
  * is harmless. -EBUSY: pages are still owed to the guest. */
 RAMJET_API int ramjet_detach(ramjet *load);
+
+/* Makes transparent huge pages of what has arrived in small ones because it was touched before its
+ * turn, where huge pages are wanted (MADV_HUGEPAGE, or a host that always makes them). A guest runs
+ * faster in them. To be called after ramjet_detach(), by a thread that has time: half a millisecond
+ * for each 2 MiB of that kind (MADV_COLLAPSE, Linux 6.1; before that nothing happens). */
+RAMJET_API int ramjet_collapse(ramjet *load);
 
 /* Ends the load of a guest that will never run again, without loading the rest. Memory of blocks
  * that are not complete becomes inaccessible (PROT_NONE), for it would read as zeros; whoever

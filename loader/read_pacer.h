@@ -38,6 +38,9 @@ class ReadPacer {
   const PageSource& demand() const { return demand_; }
   const PageSource& bulk() const { return bulk_; }
 
+  // The last bulk read took as long as one from a disk; true before the first.
+  bool waits_for_disk() const { return slow_.load(std::memory_order_relaxed); }
+
  private:
   class Demand : public PageSource {
    public:

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -126,7 +127,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
                                 .progress = progress_,
                                 .vm_stop = *vm_stop_,
                                 .may_poison = options_.on_unreadable == OnUnreadable::kPoison}),
-      eager_queue_(snapshot_->blocks().size()) {}
+      eager_queue_(snapshot_->blocks().size(), options_.eager_bytes_per_s) {}
 
 SnapshotLoader::~SnapshotLoader() {
   if (!abandoned_.load() && !complete()) {
@@ -311,9 +312,14 @@ absl::Status SnapshotLoader::StartEager() {
   if (!uffd_) return absl::OkStatus();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
   QueueAttached();
-  while (eager_threads_.size() < options_.eager_threads) {
-    absl::StatusOr<std::unique_ptr<EagerThread>> thread =
-        EagerThread::Start(eager_queue_, *loader_, stats_);
+  const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  const unsigned wanted =
+      options_.eager_threads != 0 ? options_.eager_threads : std::clamp(processors - 1, 2u, 4u);
+  while (eager_threads_.size() < wanted) {
+    const bool spare = options_.eager_threads == 0 && eager_threads_.size() >= 1 &&
+                       eager_threads_.size() + 1 >= processors;
+    absl::StatusOr<std::unique_ptr<EagerThread>> thread = EagerThread::Start(
+        {.queue = eager_queue_, .loader = *loader_, .pacer = pacer_, .stats = stats_}, spare);
     if (!thread.ok()) return thread.status();
     eager_threads_.push_back(*std::move(thread));
   }

@@ -88,7 +88,10 @@ class SnapshotLoader {
     // An open /dev/userfaultfd, if the process may no longer be able to open it.
     int device_fd = -1;
     DirectReads direct = DirectReads::kAuto;  // of what is loaded ahead
-    unsigned eager_threads = 2;               // 1 to kMaxEagerThreads
+    // 1 to kMaxEagerThreads; 0: as many as suit the machine, which are 2 to 4, of which one at least
+    // leaves its processor to the guest unless the disk is slow.
+    unsigned eager_threads = 0;
+    uint64_t eager_bytes_per_s = 0;  // loaded ahead in the mean, at most; 0: no limit
     OnUnreadable on_unreadable = OnUnreadable::kPoison;
     // If the VM is to be stopped: called once, by a thread of the loader, with the reason. Must not
     // touch guest memory, nor end the loader. Without it `kill_pid` gets SIGKILL, if that is not 0.

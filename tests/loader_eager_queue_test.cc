@@ -1,6 +1,10 @@
+#include <atomic>
 #include <optional>
+#include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "loader/eager_queue.h"
 
@@ -79,6 +83,45 @@ TEST(EagerQueue, HintsAtABlockThatIsNotThereYetAreForgotten) {
   EXPECT_EQ(queue.Next()->block, &one);
   queue.Add(two, HugePages::kNever);
   EXPECT_EQ(NextRun(queue).first, 0u);
+}
+
+TEST(EagerQueue, WhatIsHeldComesAfterItsRelease) {
+  RamBlock block = Block(0, kHost, kWindowPages, {{0, kWindowPages}});
+  EagerQueue queue(1);
+  queue.Hold();
+  queue.Hold();
+  queue.Add(block, HugePages::kNever);
+  std::atomic<int> released{0};
+  std::thread taker([&] {
+    EXPECT_EQ(NextRun(queue).count, kWindowPages);
+    EXPECT_EQ(released, 2);
+  });
+  for (int i = 0; i < 2; ++i) {
+    ++released;
+    queue.Release();
+  }
+  taker.join();
+}
+
+// At a rate at which the second window would come after a year.
+TEST(EagerQueue, AClosedQueueWaitsForNoRate) {
+  RamBlock block = Block(0, kHost, 2 * kWindowPages, {{0, 2 * kWindowPages}});
+  EagerQueue queue(1, 1);
+  queue.Add(block, HugePages::kNever);
+  EXPECT_EQ(NextRun(queue).first, 0u);
+  std::thread taker([&] { EXPECT_EQ(queue.Next(), std::nullopt); });
+  queue.Close();
+  taker.join();
+}
+
+TEST(EagerQueue, WindowsComeNoFasterThanTheRateAllows) {
+  RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
+  EagerQueue queue(1, 200 << 20);
+  queue.Add(block, HugePages::kNever);
+  const absl::Time begun = absl::Now();
+  for (int i = 0; i < 4; ++i) NextRun(queue);
+  // The first at once, each of the others 10 ms after the one before. More is no fault.
+  EXPECT_GE(absl::Now() - begun, absl::Milliseconds(29));
 }
 
 TEST(HugePagesPolicy, AWindowIsHugeWhereAPlainReadWouldHaveMadeItSo) {

@@ -135,8 +135,18 @@ int main(int argc, char** argv) {
   run->add_option("--eager", eager, "Load ahead what nobody has touched yet (default: on)")
       ->check(CLI::IsMember({"on", "off"}));
   run->add_option("--eager-threads", run_options.eager_threads,
-                  "How many threads load ahead (default: 2)")
+                  "How many threads load ahead (default: 2 to 4, as suits the machine)")
       ->check(CLI::Range(1u, ramjet::SnapshotLoader::kMaxEagerThreads));
+  run->add_option("--eager-rate", run_options.eager_bytes_per_s,
+                  "Load ahead no more than that in a second, e.g. 200MB (default: no limit)")
+      ->type_name("BYTES")
+      ->transform(CLI::AsSizeValue(false));
+  run->add_option(
+         "--direct", run_options.direct,
+         "What is loaded ahead and not in the page cache comes straight from the disk\n"
+         "(auto), everything does (on), or goes through the page cache, for the next guest "
+         "(off)\n(default: auto)")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   CLI::Option* const record =
       run->add_option("--record", run_options.record_path,
                       "Write there which pages the guest touches, in order of first touch; nothing "

@@ -2,6 +2,7 @@
 #ifndef RAMJET_TOOLS_RUN_H_
 #define RAMJET_TOOLS_RUN_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,10 @@ struct RunOptions {
   std::string incoming;    // a snapshot that the emulator is told to load; empty: none
   std::string stats_path;  // where statistics go; empty: nowhere
   bool eager = true;
-  unsigned eager_threads = 2;
-  std::string record_path;  // where the working set goes; empty: nothing is recorded
+  unsigned eager_threads = 0;      // 0: as many as suit the machine
+  uint64_t eager_bytes_per_s = 0;  // 0: no limit
+  std::string direct = "auto";     // "on", "off"
+  std::string record_path;         // where the working set goes; empty: nothing is recorded
   double record_seconds = 5;
   std::string working_set;           // whose pages are loaded first; empty: none
   std::vector<std::string> command;  // the emulator and its arguments

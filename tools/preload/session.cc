@@ -175,7 +175,9 @@ absl::Status Session::StartLoader() {
   if (!status.ok()) return status;
   absl::StatusOr<std::unique_ptr<SnapshotLoader>> loader =
       SnapshotLoader::Create(snapshot_, {.device_fd = device_fd_,
+                                         .direct = settings_.direct,
                                          .eager_threads = settings_.eager_threads,
+                                         .eager_bytes_per_s = settings_.eager_bytes_per_s,
                                          .working_set = settings_.working_set,
                                          .record = !settings_.record_path.empty()});
   if (!loader.ok()) return loader.status();

@@ -3,23 +3,31 @@
 #define RAMJET_TOOLS_PRELOAD_SETTINGS_H_
 
 #include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
+#include "mappedram/bulk_reader.h"
+
 namespace ramjet {
 
-inline constexpr char kStatsVariable[] = "RAMJET_STATS";                 // an absolute path
-inline constexpr char kEagerVariable[] = "RAMJET_EAGER";                 // "on" (default) or "off"
-inline constexpr char kEagerThreadsVariable[] = "RAMJET_EAGER_THREADS";  // 1 and up; 2 by default
-inline constexpr char kRecordVariable[] = "RAMJET_RECORD";               // an absolute path
-inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";        // seconds; 5 by default
-inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";      // an absolute path
+inline constexpr char kStatsVariable[] = "RAMJET_STATS";  // an absolute path
+inline constexpr char kEagerVariable[] = "RAMJET_EAGER";  // "on" (default) or "off"
+inline constexpr char kEagerThreadsVariable[] =
+    "RAMJET_EAGER_THREADS";                                        // 0 by default: as many as suit
+inline constexpr char kEagerRateVariable[] = "RAMJET_EAGER_RATE";  // bytes a second; 0: no limit
+inline constexpr char kDirectVariable[] = "RAMJET_DIRECT";         // "auto", "on" or "off"
+inline constexpr char kRecordVariable[] = "RAMJET_RECORD";         // an absolute path
+inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";  // seconds; 5 by default
+inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";  // an absolute path
 
 struct Settings {
   std::string stats_path;  // empty: none wanted
   bool eager = true;
-  unsigned eager_threads = 2;
+  unsigned eager_threads = 0;
+  uint64_t eager_bytes_per_s = 0;
+  DirectReads direct = DirectReads::kAuto;
   std::string record_path;  // empty: nothing is recorded
   double record_seconds = 5;
   std::string working_set;  // empty: none
@@ -30,6 +38,14 @@ struct Settings {
     if (const char* eager = std::getenv(kEagerVariable)) settings.eager = std::strcmp(eager, "off");
     if (const char* threads = std::getenv(kEagerThreadsVariable)) {
       std::from_chars(threads, threads + std::strlen(threads), settings.eager_threads);
+    }
+    if (const char* rate = std::getenv(kEagerRateVariable)) {
+      std::from_chars(rate, rate + std::strlen(rate), settings.eager_bytes_per_s);
+    }
+    if (const char* direct = std::getenv(kDirectVariable)) {
+      settings.direct = std::strcmp(direct, "on") == 0    ? DirectReads::kAlways
+                        : std::strcmp(direct, "off") == 0 ? DirectReads::kNever
+                                                          : DirectReads::kAuto;
     }
     if (const char* path = std::getenv(kRecordVariable)) settings.record_path = path;
     if (const char* seconds = std::getenv(kRecordForVariable)) {
