@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <ctime>
 
 namespace ramjet {
 
@@ -50,8 +51,32 @@ class InstallGate {
   }
 
  private:
+  // Looks for as long as an ioctl or a read takes, for to sleep and be woken takes longer; and then
+  // sleeps, for who is inside may not be running.
   static void AwaitZero(const std::atomic<int>& value) {
+    if (value.load() == 0) return;
+    const int64_t deadline_ns = NowNs() + kLookNs;
+    do {
+      for (int i = 0; i < 16; ++i) {
+        if (value.load() == 0) return;
+        Pause();
+      }
+    } while (NowNs() < deadline_ns);
     for (int now = value.load(); now != 0; now = value.load()) value.wait(now);
+  }
+
+  static constexpr int64_t kLookNs = 30'000;
+  static int64_t NowNs() {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  }
+  static void Pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
   }
 
   std::atomic<int> closers_{0};

@@ -26,8 +26,8 @@ namespace {
 
 // Before the guest runs, and from then on twice as large each time, up to the maximum.
 constexpr uint64_t kMinBatchBytes = 16 << 10;
-constexpr uint64_t kMaxBatchBytes = 1 << 20;
-constexpr size_t kBatchesAhead = 3;  // prefetched, with the one in hand, when the guest runs
+constexpr uint64_t kMaxBatchBytes = 128 << 10;
+constexpr size_t kBatchesAhead = 24;  // prefetched, with the one in hand, when the guest runs
 // By then it does, or whoever resumes it is waiting for something else.
 constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
 

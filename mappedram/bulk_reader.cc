@@ -65,13 +65,13 @@ BulkReader::~BulkReader() {
 }
 
 absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
-  if (direct_ != DirectReads::kAuto || !IsCached(offset, buffer.size())) {
-    while (buffer.size() >= kMinDirectBytes) {
-      const uint64_t done = ReadDirect(offset, buffer);
-      if (done == 0) break;  // whatever is the matter, the plain way says it, or does it
-      offset += done;
-      buffer.remove_prefix(done);
-    }
+  const bool past_cache = buffer.size() >= kMinDirectBytes &&
+                          (direct_ != DirectReads::kAuto || !IsCached(offset, buffer.size()));
+  while (past_cache && buffer.size() >= kMinDirectBytes) {
+    const uint64_t done = ReadDirect(offset, buffer);
+    if (done == 0) break;  // whatever is the matter, the plain way says it, or does it
+    offset += done;
+    buffer.remove_prefix(done);
   }
   return file_.ReadAt(offset, buffer);
 }
