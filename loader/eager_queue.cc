@@ -21,6 +21,7 @@ uint64_t WindowStart(const RamBlock& block, uint64_t page) {
 
 bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge) {
   switch (huge) {
+    case HugePages::kUndecided:
     case HugePages::kNever:
       return false;
     case HugePages::kWhereHalfFull:
@@ -106,6 +107,18 @@ void EagerQueue::SkipEmpty() {
     entry.next_page = std::max(entry.next_page, WindowStart(block, pending.first));
     return;
   }
+}
+
+void EagerQueue::Decide(absl::FunctionRef<HugePages(const RamBlock&)> decide) {
+  absl::MutexLock lock(&mu_);
+  for (Entry& entry : entries_) {
+    if (entry.huge == HugePages::kUndecided) entry.huge = decide(*entry.block);
+  }
+}
+
+HugePages EagerQueue::huge(const RamBlock& block) const {
+  absl::MutexLock lock(&mu_);
+  return entries_[entry_of_[block.index()]].huge;
 }
 
 void EagerQueue::Hold() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "loader/ram_block.h"
@@ -19,6 +20,7 @@ namespace ramjet {
 // Where a block may arrive as transparent huge pages, which also bring memory for the pages of zeros
 // among them.
 enum class HugePages {
+  kUndecided,        // perhaps: what its owner and the host want is still to be asked
   kNever,            // not private anonymous memory of small pages, or the kernel cannot move them
   kWhereHalfFull,    // in ranges of which at least half has content
   kWhereAnyContent,  // wherever a plain read into the memory would have made one: memory for which
@@ -53,6 +55,10 @@ class EagerQueue {
   // later ones, have come up meanwhile. By one thread at a time.
   void Hint(const RamBlock& block, uint64_t page);
 
+  // `decide` says what the blocks that are kUndecided are to be.
+  void Decide(absl::FunctionRef<HugePages(const RamBlock&)> decide) ABSL_LOCKS_EXCLUDED(mu_);
+  HugePages huge(const RamBlock& block) const ABSL_LOCKS_EXCLUDED(mu_);
+
   // Between a Hold() and its Release() nothing is handed out: more important reads are under way.
   void Hold() ABSL_LOCKS_EXCLUDED(mu_);
   void Release() ABSL_LOCKS_EXCLUDED(mu_);
@@ -85,7 +91,7 @@ class EagerQueue {
   std::array<std::atomic<uint64_t>, kHints> hints_{};
   std::atomic<size_t> next_hint_{0};
 
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot
   size_t current_ ABSL_GUARDED_BY(mu_) = 0;            // the entry being handed out

@@ -37,8 +37,9 @@ class EagerThread {
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
-  EagerThread(const Parts& parts, bool spare, PageBuffer buffer);
+  EagerThread(const Parts& parts, bool spare) : parts_(parts), spare_(spare) {}
   void Run();
+  void DecideHugePages();
   void LoadWindow(const EagerQueue::Window& window);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
@@ -47,8 +48,9 @@ class EagerThread {
   const bool spare_;
 
   // Of the thread itself.
-  PageBuffer buffer_;
-  std::optional<HugeStaging> staging_;  // once it is wanted
+  // Once they are wanted.
+  std::optional<PageBuffer> buffer_;
+  std::optional<HugeStaging> staging_;
   bool staging_refused_ = false;
 
   std::unique_ptr<Thread> thread_;  // last, so that it ends first

@@ -39,33 +39,6 @@ bool SameBytes(const KernelMapping& one, uintptr_t a, const KernelMapping& other
          other.end - b >= length && one.page_bytes == other.page_bytes;
 }
 
-// Whether the host has transparent huge pages at all, for memory that asks for them.
-bool HostHasHugePages() {
-  std::array<char, 128> text{};
-  const int fd = open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  const ssize_t length = read(fd, text.data(), text.size());
-  close(fd);
-  return length > 0 && std::string_view(text.data(), static_cast<size_t>(length)).find("[never]") ==
-                           std::string_view::npos;
-}
-
-// For private memory of small pages.
-HugePages HugePagesFor(const RamBlock& block, const std::vector<RegisteredRange>& ranges) {
-  for (const RegisteredRange& range : ranges) {
-    if (block.host() < range.start || block.host() >= range.end) continue;
-    switch (range.huge) {
-      case HugeAdvice::kWanted:
-        return HugePages::kWhereAnyContent;
-      case HugeAdvice::kNone:
-        return HugePages::kWhereHalfFull;
-      case HugeAdvice::kUnwanted:
-        return HugePages::kNever;
-    }
-  }
-  return HugePages::kNever;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
@@ -168,10 +141,11 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
     eager_queue_.Hold();
     working_set_thread_->Add(*ram, [this] { eager_queue_.Release(); });
   }
+  const bool can_be_huge = mapping.memory == BlockMemory::kPrivate && uffd_->features().move &&
+                           memory.page_size < HugeStaging::kBytes;
+  eager_queue_.Add(*ram, can_be_huge ? HugePages::kUndecided : HugePages::kNever);
   attached_[block] = true;
-  private_.push_back(mapping.memory == BlockMemory::kPrivate);
   blocks_.push_back(std::move(ram));
-  if (!eager_threads_.empty()) QueueAttached();
   return absl::OkStatus();
 }
 
@@ -262,22 +236,6 @@ absl::Status SnapshotLoader::Empty(const RamBlock::Memory& memory, uint64_t leng
           : std::string("it is locked, or this kernel cannot empty huge pages (Linux 5.18)"));
 }
 
-// Hands what was attached since the last call to the eager threads. Only now, for it takes reading
-// all of /proc/self/smaps.
-void SnapshotLoader::QueueAttached() {
-  if (queued_ == blocks_.size()) return;
-  const bool can_move = uffd_->features().move && HostHasHugePages();
-  const absl::StatusOr<std::vector<RegisteredRange>> ranges =
-      can_move ? RegisteredRanges(0, UINTPTR_MAX) : std::vector<RegisteredRange>{};
-  for (; queued_ < blocks_.size(); ++queued_) {
-    RamBlock& block = *blocks_[queued_];
-    const bool can_be_huge =
-        can_move && private_[queued_] && block.page_size() < HugeStaging::kBytes && ranges.ok();
-    huge_.push_back(can_be_huge ? HugePagesFor(block, *ranges) : HugePages::kNever);
-    eager_queue_.Add(block, huge_.back());
-  }
-}
-
 void SnapshotLoader::StartRecord() {
   uint64_t pages = 0;
   for (const SnapshotBlock& block : snapshot_->blocks()) {
@@ -311,7 +269,6 @@ absl::Status SnapshotLoader::StartEager() {
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
-  QueueAttached();
   const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
   const unsigned wanted =
       options_.eager_threads != 0 ? options_.eager_threads : std::clamp(processors - 1, 2u, 4u);
@@ -369,14 +326,15 @@ absl::Status SnapshotLoader::Detach() {
 void SnapshotLoader::Collapse() {
   absl::MutexLock lock(&mu_);
   if (uffd_ || abandoned_.load()) return;
-  for (size_t i = 0; i < huge_.size(); ++i) {
-    if (huge_[i] == HugePages::kNever) continue;
-    const RamBlock& block = *blocks_[i];
+  for (const auto& ram : blocks_) {
+    const RamBlock& block = *ram;
+    const HugePages huge = eager_queue_.huge(block);
+    if (huge == HugePages::kUndecided || huge == HugePages::kNever) continue;
     const uint64_t window_pages = HugeStaging::kBytes / block.page_size();
     const uint64_t first = RoundUp(block.host(), HugeStaging::kBytes);
     for (uintptr_t at = first; at + HugeStaging::kBytes <= block.host() + block.length();
          at += HugeStaging::kBytes) {
-      if (!IsHugeWindow(block, {block.PageOf(at), window_pages}, huge_[i])) continue;
+      if (!IsHugeWindow(block, {block.PageOf(at), window_pages}, huge)) continue;
       const int result = madvise(reinterpret_cast<void*>(at), HugeStaging::kBytes, kMadvCollapse);
       if (result != 0 && errno == EINVAL) return;  // the kernel does not know it
     }

@@ -185,7 +185,6 @@ class SnapshotLoader {
   absl::Status RegisterEmpty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
-  void QueueAttached() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static void MakeInaccessible(const RamBlock& block);
   void StartRecord();
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -208,10 +207,7 @@ class SnapshotLoader {
   // Attach() is serialized, and what it adds is never taken away before the end.
   mutable absl::Mutex mu_;
   std::vector<std::unique_ptr<RamBlock>> blocks_ ABSL_GUARDED_BY(mu_);
-  std::vector<bool> private_ ABSL_GUARDED_BY(mu_);    // of which memory, by index in blocks_
-  size_t queued_ ABSL_GUARDED_BY(mu_) = 0;            // of them, for loading ahead
-  std::vector<HugePages> huge_ ABSL_GUARDED_BY(mu_);  // of those
-  std::vector<bool> attached_ ABSL_GUARDED_BY(mu_);   // by index in Snapshot::blocks()
+  std::vector<bool> attached_ ABSL_GUARDED_BY(mu_);  // by index in Snapshot::blocks()
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
 
   // From here on the order is that of dependence: threads end before what they use, and the

@@ -1,6 +1,7 @@
 #include "tools/bench/bench.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -241,13 +242,15 @@ absl::StatusOr<json> Bench::Measure() {
   if (!status.ok()) return status;
 
   const Summary summary(runs_);
-  const std::vector<Ratio> ratios = ComputeRatios({.summary = summary,
-                                                   .limits = limits_,
-                                                   .nonzero_bytes = guest_.summary.nonzero_bytes,
-                                                   .pages = guest_.summary.pages,
-                                                   .rounds = rounds(),
-                                                   .sparse_1_gib = sparse_1_gib_,
-                                                   .sparse_64_gib = sparse_64_gib_});
+  const std::vector<Ratio> ratios =
+      ComputeRatios({.summary = summary,
+                     .limits = limits_,
+                     .nonzero_bytes = guest_.summary.nonzero_bytes,
+                     .pages = guest_.summary.pages,
+                     .rounds = rounds(),
+                     .cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)),
+                     .sparse_1_gib = sparse_1_gib_,
+                     .sparse_64_gib = sparse_64_gib_});
   json runs = json::array();
   for (const Run& run : runs_) runs.push_back(ToJson(run));
   json bench = {{"schema", "ramjet.bench/1"},

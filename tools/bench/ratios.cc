@@ -10,10 +10,13 @@
 namespace ramjet::bench {
 namespace {
 
+// With which ramjet loads ahead from the page cache by default: it leaves a processor to the guest.
+// The limit is measured with powers of two.
+int EagerThreads(const Judged& judged) { return judged.cpus >= 5 ? 4 : judged.cpus >= 3 ? 2 : 1; }
+
 using Side = std::optional<Spread>;
 
-constexpr int kEagerThreads = 2;  // ramjet's default
-constexpr int kLeastRounds = 3;   // fewer show no spread
+constexpr int kLeastRounds = 3;  // fewer show no spread
 constexpr double kMib = 1 << 20;
 
 struct Bar {
@@ -101,7 +104,7 @@ std::string InWords(const Judged& judged, const char* name, int threads = 1) {
 void AddQemu(const Judged& judged, RatioList* list) {
   const bool warm = list->warm();
   const std::string loading = warm ? InWords(judged, "pread") + InWords(judged, "memcpy") +
-                                         InWords(judged, "uffdio-copy", kEagerThreads)
+                                         InWords(judged, "uffdio-copy", EagerThreads(judged))
                                    : InWords(judged, "disk-direct", 8);
   const Side stock_resume = list->Qemu("stock", "to_resume");
   const Side ramjet_resume = list->Qemu("ramjet", "to_resume");
@@ -139,7 +142,7 @@ void AddVm(const Judged& judged, RatioList* list) {
                             list->Vm("ramjet", "idle", "to_resident"));
   if (warm) {
     list->Divide("eager rate / bare UFFDIO_COPY loop", rate,
-                 judged.limits.Find("uffdio-copy", kEagerThreads), AtLeast(0.85),
+                 judged.limits.Find("uffdio-copy", EagerThreads(judged)), AtLeast(0.85),
                  InWords(judged, "pread") + InWords(judged, "memcpy"));
     list->Divide("fault p50: ramjet / bare loop", list->Vm("ramjet-demand", "faults", "stall_p50"),
                  judged.limits.Find("fault-loop-p50"), AtMost(1.25));

@@ -29,6 +29,7 @@ struct Judged {
   uint64_t nonzero_bytes = 0;  // of the largest block
   uint64_t pages = 0;
   int rounds = 0;
+  int cpus = 0;
   // Seconds until a sparse machine could resume; empty: not measured.
   std::vector<double> sparse_1_gib;
   std::vector<double> sparse_64_gib;
