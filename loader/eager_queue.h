@@ -30,7 +30,9 @@ enum class HugePages {
 // Whether `window`, which is one huge page, is to be one.
 bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge);
 
-// What is left to load ahead, handed out a window at a time, each window to one thread.
+// What is left to load ahead, handed out a window at a time: around what was touched last, else in
+// file order. A window may go to two threads, if one finds it by a hint: whoever claims a page loads
+// it.
 //
 // Threads: every method may be called concurrently. The lock is held for a few instructions once in
 // 2 MiB of memory, and while what has nothing to load is skipped.

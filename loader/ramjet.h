@@ -335,7 +335,8 @@ RAMJET_API int ramjet_detach(ramjet *load);
 /* Makes transparent huge pages of what has arrived in small ones because it was touched before its
  * turn, where huge pages are wanted (MADV_HUGEPAGE, or a host that always makes them). A guest runs
  * faster in them. To be called after ramjet_detach(), by a thread that has time: half a millisecond
- * for each 2 MiB of that kind (MADV_COLLAPSE, Linux 6.1; before that nothing happens). */
+ * for each 2 MiB of that kind (MADV_COLLAPSE, Linux 6.1; before that nothing happens). Where the
+ * guest has discarded something since, nothing happens either. */
 RAMJET_API int ramjet_collapse(ramjet *load);
 
 /* Ends the load of a guest that will never run again, without loading the rest. Memory of blocks

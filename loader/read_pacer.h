@@ -16,10 +16,10 @@ namespace ramjet {
 //
 // A disk serves what it was asked for first, so a fault waits for all bulk reads that are queued:
 // with megabytes of them its 50 us become 10 ms and more. Bulk reads are therefore cut into pieces,
-// which shrink to the smallest as soon as faults come and double with each piece in which none did.
-// While they are small, and the source turns out to be as slow as a disk, one piece is read at
-// a time, however many threads load ahead. What comes from the page cache queues nowhere, and is not
-// held up.
+// which are the smallest while faults come one upon the other, stay as they are while some do, and
+// double with each piece in which none did. Until they are the largest, and if the source turns out
+// to be as slow as a disk, one piece is read at a time, however many threads load ahead. What comes
+// from the page cache queues nowhere, and is not held up.
 //
 // The demand side takes no lock and never waits.
 //

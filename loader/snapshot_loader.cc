@@ -39,6 +39,21 @@ bool SameBytes(const KernelMapping& one, uintptr_t a, const KernelMapping& other
          other.end - b >= length && one.page_bytes == other.page_bytes;
 }
 
+// Whether a page that was there, or had content to come, is not: the guest has given it up, during
+// the load or since, and a huge page would bring its memory back.
+bool AnyDiscarded(const RamBlock& block, PageRun window) {
+  std::vector<unsigned char> resident(window.count);
+  if (mincore(reinterpret_cast<void*>(block.AddrOf(window.first)), block.BytesOf(window.count),
+              resident.data()) != 0) {
+    return true;  // unmapped, in part at least
+  }
+  for (uint64_t i = 0; i < window.count; ++i) {
+    const uint64_t page = window.first + i;
+    if ((resident[i] & 1) == 0 && (block.nonzero(page) || block.received(page))) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
@@ -334,7 +349,8 @@ void SnapshotLoader::Collapse() {
     const uint64_t first = RoundUp(block.host(), HugeStaging::kBytes);
     for (uintptr_t at = first; at + HugeStaging::kBytes <= block.host() + block.length();
          at += HugeStaging::kBytes) {
-      if (!IsHugeWindow(block, {block.PageOf(at), window_pages}, huge)) continue;
+      const PageRun window{block.PageOf(at), window_pages};
+      if (!IsHugeWindow(block, window, huge) || AnyDiscarded(block, window)) continue;
       const int result = madvise(reinterpret_cast<void*>(at), HugeStaging::kBytes, kMadvCollapse);
       if (result != 0 && errno == EINVAL) return;  // the kernel does not know it
     }

@@ -156,6 +156,7 @@ class SnapshotLoader {
   // Makes huge pages of what has arrived in small ones because it was touched before its turn, where
   // huge pages are wanted (MADV_COLLAPSE, Linux 6.1). Costs half a millisecond for every 2 MiB that
   // were touched so, and nobody waits for it: to be called after Detach(), by a thread that has time.
+  // Ranges of which the guest has given something up stay as they are.
   void Collapse() ABSL_LOCKS_EXCLUDED(mu_);
 
   // For a guest that will never run again: ends the load as it stands. Memory of incomplete blocks

@@ -407,6 +407,27 @@ TEST(SnapshotLoader, HugePagesOfPrivateMemoryArriveWhole) {
   }
 }
 
+// A balloon that got its memory back would have been inflated for nothing.
+TEST(SnapshotLoader, WhatTheGuestHasGivenUpIsNoPartOfAHugePage) {
+  SKIP_WITHOUT_USERFAULTFD();
+  if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  OneBlockLoad load(4 * 512, {{0, 2 * 512}, {2 * 512, 300}, {3 * 512, 300}}, MemoryKind::kPrivate);
+  for (const uint64_t touched : {9, 521, 1033, 1545}) {
+    EXPECT_TRUE(load.memory.HoldsPattern(touched));
+  }
+  load.memory.MadviseDontNeed(20, 1);  // before it has come
+  ASSERT_TRUE(load.loader->StartEager().ok());
+  ASSERT_TRUE(load.loader->Wait().ok());
+  ASSERT_TRUE(load.loader->Detach().ok());
+  load.memory.MadviseDontNeed(532, 1);
+  EXPECT_EQ(HugePagesAt(load.memory.addr()), 0u);
+  load.loader->Collapse();
+  EXPECT_EQ(HugePagesAt(load.memory.addr()), 2u);  // the last two, also where they had no content
+  EXPECT_TRUE(load.memory.HoldsZeros(20));
+  EXPECT_TRUE(load.memory.HoldsZeros(532));
+  EXPECT_TRUE(load.memory.HoldsPattern(1033));
+}
+
 // Bytes of zeros and what an earlier save has left behind lie between the pages that count.
 TEST(SnapshotLoader, WhatIsReadAlongBetweenTwoRunsIsZero) {
   SKIP_WITHOUT_USERFAULTFD();

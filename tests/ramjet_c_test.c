@@ -484,6 +484,7 @@ static void test_load(void) {
   CHECK(ramjet_wait(load, 0) == 0);
   CHECK(ramjet_detach(load) == 0);
   CHECK(ramjet_detach(load) == 0);
+  CHECK(ramjet_collapse(load) == 0);
   CHECK(ramjet_stats_json(load, stats, sizeof(stats)) > 0);
   CHECK(strstr(stats, "\"complete\":true") != NULL);
   CHECK(number_in(stats, "\"total\":") == kPages);
