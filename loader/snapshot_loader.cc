@@ -23,6 +23,7 @@
 namespace ramjet {
 namespace {
 
+constexpr int kCollapseAttempts = 3;
 constexpr int kMadvCollapse = 25;  // Linux 6.1 include/uapi/asm-generic/mman-common.h
 
 uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
@@ -288,7 +289,7 @@ absl::Status SnapshotLoader::StartEager() {
   const unsigned wanted =
       options_.eager_threads != 0 ? options_.eager_threads : std::clamp(processors - 1, 2u, 4u);
   while (eager_threads_.size() < wanted) {
-    const bool spare = options_.eager_threads == 0 && eager_threads_.size() >= 1 &&
+    const bool spare = options_.eager_threads == 0 && !eager_threads_.empty() &&
                        eager_threads_.size() + 1 >= processors;
     absl::StatusOr<std::unique_ptr<EagerThread>> thread = EagerThread::Start(
         {.queue = eager_queue_, .loader = *loader_, .pacer = pacer_, .stats = stats_}, spare);
@@ -351,7 +352,11 @@ void SnapshotLoader::Collapse() {
          at += HugeStaging::kBytes) {
       const PageRun window{block.PageOf(at), window_pages};
       if (!IsHugeWindow(block, window, huge) || AnyDiscarded(block, window)) continue;
-      const int result = madvise(reinterpret_cast<void*>(at), HugeStaging::kBytes, kMadvCollapse);
+      int result = 0;
+      for (int i = 0; i < kCollapseAttempts; ++i) {  // somebody may be looking at one of the pages
+        result = madvise(reinterpret_cast<void*>(at), HugeStaging::kBytes, kMadvCollapse);
+        if (result == 0 || errno != EAGAIN) break;
+      }
       if (result != 0 && errno == EINVAL) return;  // the kernel does not know it
     }
   }

@@ -4,6 +4,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mappedram/snapshot_writer.h"
@@ -30,7 +32,7 @@ using ::testing::UnorderedElementsAre;
 CommandResult RunBenchCommand(const std::vector<std::string>& arguments) {
   std::vector<std::string> argv = {RamjetCommand(), "bench"};
   argv.insert(argv.end(), arguments.begin(), arguments.end());
-  absl::StatusOr<CommandResult> result = RunCommand(argv, Soon());
+  absl::StatusOr<CommandResult> result = RunCommand(argv, absl::Now() + absl::Minutes(10));
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *std::move(result) : CommandResult{-1, "", ""};
 }
@@ -128,11 +130,6 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
   }
   EXPECT_THAT(ContestantsOf(RunsOf(bench, "faults", "warm")),
               UnorderedElementsAre("ramjet", "ramjet-demand"));
-  for (const json& run : RunsOf(bench, "touch-all", "warm")) {
-    if (run["contestant"] == "ramjet") {
-      EXPECT_GT(run["demand_faults"], 0);
-    }
-  }
   for (const json& run : bench["runs"]) ExpectPlausible(run);
 
   std::vector<std::string> limits;

@@ -270,7 +270,7 @@ TEST_P(SnapshotLoaderTest, Invariant5AFaultOnAPageOfARunThatIsBeingReadIsNotItsH
 }
 
 TEST_P(SnapshotLoaderTest, Invariant5AFaultIsServedWhileTheEagerThreadWaitsForTheDisk) {
-  OneBlockLoad load(4096, {{0, 4096}}, GetParam());
+  OneBlockLoad load(4096, {{0, 4096}}, GetParam(), {.eager_threads = 1});
   load.source->Hold(5);
   ASSERT_TRUE(load.loader->StartEager().ok());
   load.source->AwaitHeld(5);
@@ -411,7 +411,7 @@ TEST(SnapshotLoader, HugePagesOfPrivateMemoryArriveWhole) {
 TEST(SnapshotLoader, WhatTheGuestHasGivenUpIsNoPartOfAHugePage) {
   SKIP_WITHOUT_USERFAULTFD();
   if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
-  OneBlockLoad load(4 * 512, {{0, 2 * 512}, {2 * 512, 300}, {3 * 512, 300}}, MemoryKind::kPrivate);
+  OneBlockLoad load(2048, {{0, 1024}, {1024, 300}, {1536, 300}}, MemoryKind::kPrivate);
   for (const uint64_t touched : {9, 521, 1033, 1545}) {
     EXPECT_TRUE(load.memory.HoldsPattern(touched));
   }
