@@ -99,7 +99,8 @@ TEST_P(DemoVmTest, LazyRestoreWithoutEagerThreadsGivesTheMemoryThatWasSaved) {
   EXPECT_EQ(*vm.SumOfMemory(), sum);
   // Each page came because the guest has touched it.
   EXPECT_EQ(Stats()["pages"]["eager"], 0);
-  EXPECT_GE(Stats()["fault_us"]["count"], vm.whole_memory().pages());
+  // The last one may not have been noted yet.
+  EXPECT_GE(Stats()["fault_us"]["count"], vm.whole_memory().pages() - 1);
   EXPECT_TRUE(vm.FinishLoad(absl::ZeroDuration()).ok());
 }
 
