@@ -309,9 +309,13 @@ void SnapshotLoader::Discard(uintptr_t start, uintptr_t end) {
 }
 
 bool SnapshotLoader::complete() const {
-  absl::MutexLock lock(&mu_);
-  return std::all_of(blocks_.begin(), blocks_.end(),
-                     [](const auto& block) { return block->remaining_pages() == 0; });
+  // Without mu_, which Abandon() holds until the read in hand has ended: who waits learns of it at
+  // once.
+  for (const RamBlock* block = map_.FindFrom(0); block != nullptr;
+       block = map_.FindFrom(block->host() + block->length())) {
+    if (block->remaining_pages() > 0) return false;
+  }
+  return true;
 }
 
 absl::Status SnapshotLoader::Wait(absl::Duration timeout) {

@@ -141,7 +141,7 @@ class SnapshotLoader {
   void Discard(uintptr_t start, uintptr_t end);
 
   // Every attached block has all that it is owed.
-  bool complete() const ABSL_LOCKS_EXCLUDED(mu_);
+  bool complete() const;
 
   // Sleeps until complete() (OK), or `timeout` has passed (DeadlineExceeded), or a page cannot be
   // had and the kernel cannot poison it (Aborted): then its users sleep for ever, and the VM has to
