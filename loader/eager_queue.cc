@@ -136,13 +136,8 @@ void EagerQueue::Close() {
   closed_ = true;
 }
 
-bool EagerQueue::AwaitIdle(absl::Duration nap) {
-  absl::MutexLock lock(&mu_);
-  return mu_.AwaitWithTimeout(absl::Condition(this, &EagerQueue::IdleOrClosed), nap);
+bool EagerQueue::HasNextOrClosed() const {
+  return closed_ || (holds_ == 0 && current_ < entries_.size());
 }
-
-bool EagerQueue::HasNext() const { return holds_ == 0 && current_ < entries_.size(); }
-bool EagerQueue::IdleOrClosed() const { return closed_ || !HasNext(); }
-bool EagerQueue::HasNextOrClosed() const { return closed_ || HasNext(); }
 
 }  // namespace ramjet

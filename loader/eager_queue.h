@@ -69,8 +69,6 @@ class EagerQueue {
   std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
 
   void Close() ABSL_LOCKS_EXCLUDED(mu_);
-  // Sleeps until Next() would have to wait, or the queue is closed: true; or for `nap`.
-  bool AwaitIdle(absl::Duration nap) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Entry {
@@ -85,8 +83,6 @@ class EagerQueue {
   Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static Window WindowAt(const Entry& entry, uint64_t page);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool HasNext() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool IdleOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const uint64_t bytes_per_s_;

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "uffd/mappings.h"
 
 namespace ramjet {
@@ -18,9 +17,6 @@ namespace {
 
 // More would leave the processor's second-level cache between its reading and its copying.
 constexpr uint64_t kMaxRunBytes = 256 << 10;
-
-// How often a spare thread looks whether it may help.
-constexpr absl::Duration kSpareNap = absl::Milliseconds(1);
 
 // Between two runs that are read as one.
 constexpr uint64_t kMaxGapPages = 8;
@@ -70,10 +66,7 @@ absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(const Parts& par
 
 void EagerThread::Run() {
   (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
-  for (;;) {
-    while (spare_ && !parts_.pacer.waits_for_disk() && !parts_.pacer.quiet() &&
-           !parts_.queue.AwaitIdle(kSpareNap)) {
-    }
+  while (!spare_ || parts_.pacer.waits_for_disk()) {
     std::optional<EagerQueue::Window> window = parts_.queue.Next();
     if (!window) return;
     if (window->huge == HugePages::kUndecided) {

@@ -40,8 +40,6 @@ class ReadPacer {
 
   // The last bulk read took as long as one from a disk; true before the first.
   bool waits_for_disk() const { return slow_.load(std::memory_order_relaxed); }
-  // Faults have been rare for a while.
-  bool quiet() const { return piece_bytes_.load(std::memory_order_relaxed) == kMaxPieceBytes; }
 
  private:
   class Demand : public PageSource {
