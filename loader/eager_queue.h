@@ -17,8 +17,8 @@
 
 namespace ramjet {
 
-// Where a block may arrive as transparent huge pages, which also bring memory for the pages of zeros
-// among them.
+// Where a block may arrive as transparent huge pages, which also bring memory for the pages of
+// zeros among them.
 enum class HugePages {
   kUndecided,        // perhaps: what its owner and the host want is still to be asked
   kNever,            // not private anonymous memory of small pages, or the kernel cannot move them
@@ -31,8 +31,8 @@ enum class HugePages {
 bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge);
 
 // What is left to load ahead, handed out a window at a time: around what was touched last, else in
-// file order. A window may go to two threads, if one finds it by a hint: whoever claims a page loads
-// it.
+// file order. A window may go to two threads, if one finds it by a hint: whoever claims a page
+// loads it.
 //
 // Threads: every method may be called concurrently. The lock is held for a few instructions once in
 // 2 MiB of memory, and while what has nothing to load is skipped.
@@ -44,8 +44,8 @@ class EagerQueue {
     HugePages huge;  // kNever unless it is just one huge page
   };
 
-  // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the mean;
-  // 0: no limit.
+  // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the
+  // mean; 0: no limit.
   explicit EagerQueue(size_t blocks, uint64_t bytes_per_s = 0)
       : bytes_per_s_(bytes_per_s), entry_of_(blocks, kNoEntry) {}
 
@@ -87,8 +87,8 @@ class EagerQueue {
 
   const uint64_t bytes_per_s_;
 
-  // Each 0, or a block's index + 1 above kPageBits bits of page number. relaxed: what is said of the
-  // block is believed only after a look at its own bits.
+  // Each 0, or a block's index + 1 above kPageBits bits of page number. relaxed: what is said of
+  // the block is believed only after a look at its own bits.
   static constexpr unsigned kPageBits = 48;
   std::array<std::atomic<uint64_t>, kHints> hints_{};
   std::atomic<size_t> next_hint_{0};

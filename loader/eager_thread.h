@@ -26,9 +26,9 @@ class EagerThread {
     const ReadPacer& pacer;
     LoadStats& stats;
   };
-  // All parts outlive it. A `spare` thread is one too many for the machine's processors, which helps
-  // only while the others wait for a disk. It ends when pages turn out to come from the page cache:
-  // then it would take a processor from a vCPU.
+  // All parts outlive it. A `spare` thread is one too many for the machine's processors, which
+  // helps only while the others wait for a disk. It ends when pages turn out to come from the page
+  // cache: then it would take a processor from a vCPU.
   static absl::StatusOr<std::unique_ptr<EagerThread>> Start(const Parts& parts, bool spare);
 
   // REQUIRES: the queue is closed. Waits for the window in hand; PageLoader::Quit() shortens that.

@@ -19,8 +19,8 @@ constexpr uint32_t kMaxAttempts = 1000;
 // enough for a guest that is better told of a broken disk.
 constexpr uint32_t kMaxReadAttempts = 32;
 
-// From the answer to a fault until the guest's next one, if it does little in between: its waking, for
-// the most part.
+// From the answer to a fault until the guest's next one, if it does little in between: its waking,
+// for the most part.
 constexpr uint64_t kSpinNs = 40'000;
 constexpr unsigned kMaxVainSpins = 8;
 

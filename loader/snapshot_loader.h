@@ -88,8 +88,8 @@ class SnapshotLoader {
     // An open /dev/userfaultfd, if the process may no longer be able to open it.
     int device_fd = -1;
     DirectReads direct = DirectReads::kAuto;  // of what is loaded ahead
-    // 1 to kMaxEagerThreads; 0: as many as suit the machine, which are 2 to 4, of which one at least
-    // leaves its processor to the guest unless the disk is slow.
+    // 1 to kMaxEagerThreads; 0: as many as suit the machine, which are 2 to 4, of which one at
+    // least leaves its processor to the guest unless the disk is slow.
     unsigned eager_threads = 0;
     uint64_t eager_bytes_per_s = 0;  // loaded ahead in the mean, at most; 0: no limit
     OnUnreadable on_unreadable = OnUnreadable::kPoison;
@@ -153,10 +153,10 @@ class SnapshotLoader {
   // for does nothing, and statistics stay.
   absl::Status Detach() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Makes huge pages of what has arrived in small ones because it was touched before its turn, where
-  // huge pages are wanted (MADV_COLLAPSE, Linux 6.1). Costs half a millisecond for every 2 MiB that
-  // were touched so, and nobody waits for it: to be called after Detach(), by a thread that has time.
-  // Ranges of which the guest has given something up stay as they are.
+  // Makes huge pages of what has arrived in small ones because it was touched before its turn,
+  // where huge pages are wanted (MADV_COLLAPSE, Linux 6.1). Costs half a millisecond for every 2
+  // MiB that were touched so, and nobody waits for it: to be called after Detach(), by a thread
+  // that has time. Ranges of which the guest has given something up stay as they are.
   void Collapse() ABSL_LOCKS_EXCLUDED(mu_);
 
   // For a guest that will never run again: ends the load as it stands. Memory of incomplete blocks

@@ -32,8 +32,8 @@ struct Cachestat {
 };
 constexpr long kCachestat = 451;
 
-// Of direct reads from the file, or 0 if there are none. `fallback` is for kernels before 6.1, which
-// do not tell: every disk's logical block divides it.
+// Of direct reads from the file, or 0 if there are none. `fallback` is for kernels before 6.1,
+// which do not tell: every disk's logical block divides it.
 uint64_t DirectUnit(int fd) {
   constexpr uint64_t kFallback = 4096;
 #ifdef STATX_DIOALIGN

@@ -20,8 +20,8 @@ enum class DirectReads {
 // A second way into an open file: with O_DIRECT a read of 2 MiB is one request, goes to where it is
 // wanted without a copy, and leaves the page cache to others; without it the kernel reads ahead.
 //
-// Every read asks anew what the page cache has (cachestat, Linux 6.5; before that a look at the first
-// byte stands for the rest), for a file may be there in part, and others load it, too.
+// Every read asks anew what the page cache has (cachestat, Linux 6.5; before that a look at the
+// first byte stands for the rest), for a file may be there in part, and others load it, too.
 //
 // Threads: ReadAt() may be called by any number of threads.
 class BulkReader {

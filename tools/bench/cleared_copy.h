@@ -8,8 +8,8 @@
 
 namespace ramjet::bench {
 
-// Writes `to`, a snapshot like `from` whose bitmaps are clear, with holes for them and for pages. The
-// first MiB of each block stays: devices look at firmware there when their state is loaded.
+// Writes `to`, a snapshot like `from` whose bitmaps are clear, with holes for them and for pages.
+// The first MiB of each block stays: devices look at firmware there when their state is loaded.
 absl::Status WriteClearedCopy(const std::string& from, const std::string& to);
 
 }  // namespace ramjet::bench

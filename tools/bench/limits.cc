@@ -139,7 +139,8 @@ double ReadRate(const std::string& path, int flags, unsigned threads) {
   const double rate = Rate(bytes, threads, [&](unsigned thread) {
     size_t i;
     while ((i = next++) < pieces.size()) {
-      // The length is the whole buffer's: O_DIRECT takes no odd one, and the file ends where it ends.
+      // The length is the whole buffer's: O_DIRECT takes no odd one, and the file ends where it
+      // ends.
       if (pread(file.get(), to.data() + thread * kReadBytes, kReadBytes, pieces[i].first) <
           static_cast<ssize_t>(pieces[i].second)) {
         failed = true;

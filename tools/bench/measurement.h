@@ -57,11 +57,12 @@ nlohmann::json ToJson(const Run& run);
 // InvalidArgument if it is no run.
 absl::StatusOr<Run> RunFromJson(const nlohmann::json& object);
 
-// How much of the host's memory to touch before a timed load: what it needs, be it for the page cache,
-// for the guest or for huge pages of which only a part has content, and some more.
+// How much of the host's memory to touch before a timed load: what it needs, be it for the page
+// cache, for the guest or for huge pages of which only a part has content, and some more.
 constexpr uint64_t BytesToWarm(uint64_t nonzero_bytes) { return 2 * nonzero_bytes + (256 << 20); }
 
-// REQUIRES, for both: `values` is not empty. `fraction` of them, which get sorted, are at most that.
+// REQUIRES, for both: `values` is not empty. `fraction` of them, which get sorted, are at most
+// that.
 double Quantile(std::vector<double>& values, double fraction);
 struct Spread {
   double median = 0;
