@@ -18,9 +18,6 @@ namespace {
 // More would leave the processor's second-level cache between its reading and its copying.
 constexpr uint64_t kMaxRunBytes = 256 << 10;
 
-// Between two runs that are read as one.
-constexpr uint64_t kMaxGapPages = 8;
-
 // Where there are fewer processors than vCPUs and threads of ours, a vCPU that has just been given
 // its page, and the fault thread, come first. A third of a busy processor is left for loading
 // ahead.
@@ -97,10 +94,11 @@ void EagerThread::LoadWindow(const EagerQueue::Window& window) {
   }
   if (!HaveBuffer(block.page_size())) return;
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxRunBytes / block.page_size());
+  const uint64_t most_between = PageLoader::kMaxGapBytes / block.page_size();
   for (PageRun next = block.FindPending(window.run.first, window.run.end()); next.count > 0;) {
     // As far as it is worth reading in one go: what lies between is there, or zero.
     PageRun run = next;
-    for (; run.count < most_pages && next.count > 0 && next.first <= run.end() + kMaxGapPages;
+    for (; run.count < most_pages && next.count > 0 && next.first <= run.end() + most_between;
          next = block.FindPending(run.end(), window.run.end())) {
       run.count = next.end() - run.first;
     }

@@ -48,8 +48,6 @@ constexpr int kReadAttempts = 4;
 // One ioctl's worth, which is how long a claim of a run lasts: a copy costs no less a byte above
 // it.
 constexpr uint64_t kMaxInstallBytes = 64 << 10;
-// Read along rather than skipped: to read so much takes no longer than to ask a second time.
-constexpr uint64_t kMaxGapBytes = 32 << 10;
 // The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
 constexpr uint64_t kMaxPageBytes = 1 << 30;
 

@@ -38,6 +38,10 @@ enum class Outcome {
 // but where something fails.
 class PageLoader {
  public:
+  // What lies between two extents is read along rather than skipped if it is no more than this: to
+  // read so much takes no longer than to ask a second time.
+  static constexpr uint64_t kMaxGapBytes = 32 << 10;
+
   // What it works with; all outlive the loader. `progress` is told when a block becomes complete
   // and when something fails.
   struct Parts {

@@ -1,14 +1,11 @@
 #include "loader/snapshot_loader.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
-#include <string_view>
 #include <thread>
 #include <utility>
 
