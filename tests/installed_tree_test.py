@@ -237,6 +237,7 @@ class InstalledTree(unittest.TestCase):
             "share/doc/ramjet/CHANGELOG.md",
             "share/doc/ramjet/LICENSE",
             "share/doc/ramjet/README.md",
+            "share/doc/ramjet/docs/performance.md",
             "share/doc/ramjet/docs/stats.md",
         })
 
