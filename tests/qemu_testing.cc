@@ -31,7 +31,7 @@ absl::StatusOr<std::unique_ptr<SourceGuest>> SourceGuest::Boot(
 }
 
 absl::Status SourceGuest::WaitUntilFilled() const {
-  const absl::Status filled = ramjet::WaitUntilFilled(qemu_->serial(), Soon());
+  absl::Status filled = ramjet::WaitUntilFilled(qemu_->serial(), Soon());
   if (filled.ok()) return filled;
   return absl::Status(filled.code(),
                       absl::StrCat(filled.message(), "; QEMU said: ", qemu_->Stderr()));
