@@ -2,33 +2,21 @@
 #ifndef RAMJET_LOADER_EAGER_QUEUE_H_
 #define RAMJET_LOADER_EAGER_QUEUE_H_
 
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "loader/huge_window.h"
+#include "loader/page_loader.h"
 #include "loader/ram_block.h"
+#include "loader/window_hints.h"
 
 namespace ramjet {
-
-// Where a block may arrive as transparent huge pages, which also bring memory for the pages of
-// zeros among them.
-enum class HugePages {
-  kUndecided,        // perhaps: what its owner and the host want is still to be asked
-  kNever,            // not private anonymous memory of small pages, or the kernel cannot move them
-  kWhereHalfFull,    // in ranges of which at least half has content
-  kWhereAnyContent,  // wherever a plain read into the memory would have made one: memory for which
-                     // the host or its owner wants them
-};
-
-// Whether `window`, which is one huge page, is to be one.
-bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge);
 
 // What is left to load ahead, handed out a window at a time: around what was touched last, else in
 // file order. A window may go to two threads, if one finds it by a hint: whoever claims a page
@@ -40,8 +28,9 @@ class EagerQueue {
  public:
   struct Window {
     RamBlock* block;
-    PageRun run;     // of a huge page, where the block has that much
-    HugePages huge;  // kNever unless it is just one huge page
+    PageRun run;  // see WindowOf()
+    bool of_working_set = false;
+    std::optional<PageLoader::ClaimedWindow> claim = std::nullopt;  // of all of it
   };
 
   // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the
@@ -55,11 +44,21 @@ class EagerQueue {
   // A page of the block has been touched: the window around it comes next, for who touches one page
   // soon touches its neighbours. Takes no lock and is forgotten if more important things, which are
   // later ones, have come up meanwhile. By one thread at a time.
-  void Hint(const RamBlock& block, uint64_t page);
+  void Hint(const RamBlock& block, uint64_t page) { hints_.Give(block, page); }
 
-  // `decide` says what the blocks that are kUndecided are to be.
-  void Decide(absl::FunctionRef<HugePages(const RamBlock&)> decide) ABSL_LOCKS_EXCLUDED(mu_);
+  // `window` comes before all others, even during a Hold(), but behind what was put here before; or
+  // at once if it is claimed, and somebody waits for it. Close() gives its claim back.
+  void PutFirst(Window window) ABSL_LOCKS_EXCLUDED(mu_);
+  // Somebody waits for the page, which is claimed. As Hint().
+  void HintWaiting(const RamBlock& block, uint64_t page) { waits_.Give(block, page); }
+  // One that was put first; nullopt: there is none just now.
+  std::optional<Window> NextFirst() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // What was said of the block, or decided since. REQUIRES: it was added.
   HugePages huge(const RamBlock& block) const ABSL_LOCKS_EXCLUDED(mu_);
+  // The same, but asks for what is undecided, which takes a while and may be done twice: not when
+  // a block is attached.
+  HugePages DecideHuge(const RamBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Between a Hold() and its Release() nothing is handed out: more important reads are under way.
   void Hold() ABSL_LOCKS_EXCLUDED(mu_);
@@ -77,26 +76,26 @@ class EagerQueue {
     uint64_t next_page;
   };
   static constexpr size_t kNoEntry = SIZE_MAX;
-  static constexpr size_t kHints = 16;  // kept
 
+  std::optional<Window> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Window> NextHinted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  static Window WindowAt(const Entry& entry, uint64_t page);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const uint64_t bytes_per_s_;
 
-  // Each 0, or a block's index + 1 above kPageBits bits of page number. relaxed: what is said of
-  // the block is believed only after a look at its own bits.
-  static constexpr unsigned kPageBits = 48;
-  std::array<std::atomic<uint64_t>, kHints> hints_{};
-  std::atomic<size_t> next_hint_{0};
+  WindowHints hints_;  // of what was touched
+  WindowHints waits_;  // of what is claimed, and waited for
 
   mutable absl::Mutex mu_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot
   size_t current_ ABSL_GUARDED_BY(mu_) = 0;            // the entry being handed out
+  // What comes before all else, by the order of its coming, and each window's number by its place.
+  std::map<uint64_t, Window> first_ ABSL_GUARDED_BY(mu_);
+  std::map<WindowHints::Hint, uint64_t> first_at_ ABSL_GUARDED_BY(mu_);
+  uint64_t firsts_put_ ABSL_GUARDED_BY(mu_) = 0;  // so far
   int holds_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Time next_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // not earlier
   bool closed_ ABSL_GUARDED_BY(mu_) = false;

@@ -4,15 +4,14 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "absl/status/statusor.h"
 #include "loader/eager_queue.h"
 #include "loader/load_stats.h"
-#include "loader/page_buffer.h"
 #include "loader/page_loader.h"
 #include "loader/read_pacer.h"
 #include "loader/thread.h"
+#include "loader/window_loader.h"
 
 namespace ramjet {
 
@@ -37,21 +36,13 @@ class EagerThread {
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
-  EagerThread(const Parts& parts, bool spare) : parts_(parts), spare_(spare) {}
+  EagerThread(const Parts& parts, bool spare)
+      : parts_(parts), spare_(spare), windows_(parts.loader, parts.stats) {}
   void Run();
-  void DecideHugePages();
-  void LoadWindow(const EagerQueue::Window& window);
-  bool HaveStaging();
-  bool HaveBuffer(uint64_t page_bytes);
 
   const Parts parts_;
   const bool spare_;
-
-  // Of the thread itself.
-  // Once they are wanted.
-  std::optional<PageBuffer> buffer_;
-  std::optional<HugeStaging> staging_;
-  bool staging_refused_ = false;
+  WindowLoader windows_;  // of the thread itself
 
   std::unique_ptr<Thread> thread_;  // last, so that it ends first
 };

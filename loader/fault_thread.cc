@@ -169,6 +169,7 @@ void FaultThread::Serve(Fault fault) {
       parts_.stats.fault_ns.Add(NowNs() - fault.read_ns);
       break;
     case Outcome::kInFlight:
+      parts_.eager_queue.HintWaiting(*block, block->PageOf(fault.addr));
       parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
       break;
     case Outcome::kFailed:

@@ -15,6 +15,12 @@
 // disk is nobody's hostage: the fault thread claims the page, reads it alone, and the run goes
 // without it. What that costs is a page read twice now and then.
 //
+// The exception is a window of a working set that the page cache holds (ClaimWindow()). The guest
+// is about to touch it. Given its first page alone, the window could not come as a huge page any
+// more, and would cost several times as much; so who touches it waits for the whole, some 200 us,
+// and it comes next. A discard may then come between claim and install, as for a faulted page, and
+// the last look is at `received`.
+//
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
 // look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by
 // the discard, so that a claim for a page ahead of need, made inside the gate, finds only what is
@@ -116,7 +122,7 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
     if (absl::IsUnavailable(read) && !last_attempt) {
       Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
-      if (!block.received(page)) block.Unclaim({page, 1});
+      block.Unclaim({page, 1});
       return Outcome::kUnread;
     }
     if (!read.ok()) return Poison(block, page, read);
@@ -146,7 +152,7 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
         if (last_attempt) break;
         [[fallthrough]];
       case InstallResult::kAgain:
-        if (!block.received(page)) block.Unclaim({page, 1});
+        block.Unclaim({page, 1});
         break;
       case InstallResult::kRefused:
         break;
@@ -273,47 +279,109 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
   }
 }
 
-void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging) {
+void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
+                               std::atomic<uint64_t>* also) {
   uint8_t* const content = staging.memory().data();
   if (!ReadStored(parts_.bulk, block, run, content).ok()) {
-    LoadSingly(block, run, content);
-  } else {
-    const uint64_t moved = MoveHuge(block, run, content);
-    if (moved == run.count) return;
-    // What the huge page does not take goes the ordinary way, from where it lies.
-    const PageRun rest{run.first + moved, run.count - moved};
-    InstallAhead(block, rest, content + block.BytesOf(moved));
+    LoadSingly(block, run, content, also);
+    staging.Renew();
+    return;
   }
+  Moved moved;
+  {
+    const Trip trip(trips_);
+    PageRun claimed{run.first, 0};
+    {
+      const InsideGate inside(parts_.gate);
+      if (!block.AnyClaimed(run)) claimed.count = block.Claim(run);
+      moved = MoveClaimed(block, claimed, content, also);
+    }
+    Wake(block, claimed);
+  }
+  InstallUnmoved(block, run, moved, staging, also);
+}
+
+std::optional<PageLoader::ClaimedWindow> PageLoader::ClaimWindow(RamBlock& block, PageRun run) {
+  if (block.AnyClaimed(run)) return std::nullopt;
+  trips_.fetch_add(1);
+  ClaimedWindow window(this, &block, {run.first, block.Claim(run)});
+  if (window.run_.count < run.count) return std::nullopt;
+  return window;
+}
+
+bool PageLoader::IsAtHand(const RamBlock& block, PageRun run) const {
+  const RamBlock::Extent stored = block.FindStored(run, block.BytesOf(run.first));
+  return stored.length > 0 && parts_.bulk.IsCached(block.index(), stored.offset,
+                                                   std::min(stored.length, block.page_size()));
+}
+
+PageLoader::ClaimedWindow::~ClaimedWindow() {
+  if (loader_ == nullptr) return;
+  {
+    const InsideGate inside(loader_->parts_.gate);
+    block_->Unclaim(run_);
+  }
+  loader_->Wake(*block_, run_);
+  loader_->trips_.fetch_sub(1);
+}
+
+void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
+                               std::atomic<uint64_t>* also) {
+  RamBlock& block = *window.block_;
+  const PageRun run = window.run_;
+  uint8_t* const content = staging.memory().data();
+  if (!parts_.bulk.IsCached(block.index(), block.BytesOf(run.first), block.BytesOf(run.count))) {
+    return;
+  }
+  if (!ReadStored(parts_.bulk, block, run, content).ok()) {
+    { const ClaimedWindow given_back = std::move(window); }
+    LoadSingly(block, run, content, also);
+    staging.Renew();
+    return;
+  }
+  window.loader_ = nullptr;  // what does not move, MoveClaimed() gives back
+  Moved moved;
+  {
+    const InsideGate inside(parts_.gate);
+    moved = MoveClaimed(block, run, content, also);
+  }
+  Wake(block, run);
+  trips_.fetch_sub(1);
+  InstallUnmoved(block, run, moved, staging, also);
+}
+
+// What the huge page did not take goes the ordinary way, from where it lies.
+void PageLoader::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved,
+                                HugeStaging& staging, std::atomic<uint64_t>* also) {
+  if (moved.completed) parts_.progress.Note();
+  if (moved.pages == run.count) return;
+  const PageRun rest{run.first + moved.pages, run.count - moved.pages};
+  InstallAhead(block, rest, staging.memory().data() + block.BytesOf(moved.pages), also);
   staging.Renew();
 }
 
-// Moves as much of `run` as the kernel takes, normally all; returns how many pages arrived.
-uint64_t PageLoader::MoveHuge(RamBlock& block, PageRun run, uint8_t* content) {
-  const Trip trip(trips_);
-  uint64_t arrived = 0;
-  uint64_t claimed;
-  bool completed = false;
-  {
-    const InsideGate inside(parts_.gate);
-    // With one page there already the kernel would split the huge page and move all others alone.
-    if (block.AnyClaimed(run)) return 0;
-    claimed = block.Claim(run);
-    if (claimed == run.count) {
-      const Installed installed =
-          parts_.uffd.Move(block.AddrOf(run.first), content, block.BytesOf(run.count));
-      arrived = installed.length / block.page_size();
-    }
-    if (arrived > 0) {
-      const uint64_t nonzero = block.CountNonzero({run.first, arrived});
-      Count(parts_.stats.eager, nonzero);
-      Count(parts_.stats.moved, nonzero);
-      completed = block.MarkReceived({run.first, arrived});
-    }
-    if (arrived < claimed) block.Unclaim({run.first + arrived, claimed - arrived});
+// Moves `claimed` if it is a whole window, of which the kernel takes all, normally; gives back the
+// claim to what did not move. With a page of the window there already, the kernel would split the
+// huge page and move all others alone. (gate)
+PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content,
+                                          std::atomic<uint64_t>* also) {
+  Moved moved;
+  // Of what was claimed before it was read, something may have been discarded since.
+  if (content != nullptr && block.BytesOf(claimed.count) == HugeStaging::kBytes &&
+      !block.AnyReceived(claimed)) {
+    const Installed installed =
+        parts_.uffd.Move(block.AddrOf(claimed.first), content, HugeStaging::kBytes);
+    moved.pages = installed.length / block.page_size();
   }
-  Wake(block, {run.first, claimed});
-  if (completed) parts_.progress.Note();
-  return arrived;
+  if (moved.pages > 0) {
+    const uint64_t nonzero = block.CountNonzero({claimed.first, moved.pages});
+    Count(parts_.stats.eager, nonzero);
+    Count(parts_.stats.moved, nonzero);
+    if (also != nullptr) Count(*also, nonzero);
+    moved.completed = block.MarkReceived({claimed.first, moved.pages});
+  }
+  block.Unclaim({claimed.first + moved.pages, claimed.count - moved.pages});
+  return moved;
 }
 
 // Fills `content` with the stored extents of `run`; what lies between them stays as it was, or is

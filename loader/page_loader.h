@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "loader/install_gate.h"
@@ -74,7 +75,21 @@ class PageLoader {
   // LoadAhead() for `run` that fills one huge page of the host, zero pages included, which then
   // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory
   // of small pages; uffd's features().move.
-  void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging);
+  void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
+                     std::atomic<uint64_t>* also = nullptr);
+
+  // Such a run, claimed before it is read: who touches a page of it from now on waits for all of
+  // it. For what needs no disk, and is soon to be loaded. The claim is given back at the end of the
+  // object's life. Movable.
+  class ClaimedWindow;
+  // All of `run`, or nothing if something of it is claimed already.
+  std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);
+  // Gives the claim back if the page cache does not hold most of it.
+  void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
+                     std::atomic<uint64_t>* also = nullptr);
+
+  // Whether the page cache holds the first page of the run's content: a quick look.
+  bool IsAtHand(const RamBlock& block, PageRun run) const;
 
   // The guest is discarding [start, end) of the block: none of it may arrive from now on. Waits for
   // installs under way.
@@ -100,6 +115,10 @@ class PageLoader {
    private:
     std::atomic<int>& trips_;
   };
+  struct Moved {
+    uint64_t pages = 0;
+    bool completed = false;  // the block, by this
+  };
 
   Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content, bool last_attempt);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
@@ -107,7 +126,10 @@ class PageLoader {
                     std::atomic<uint64_t>* also = nullptr);
   void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
                   std::atomic<uint64_t>* also = nullptr);
-  uint64_t MoveHuge(RamBlock& block, PageRun run, uint8_t* content);
+  Moved MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content,
+                    std::atomic<uint64_t>* also);
+  void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
+                      std::atomic<uint64_t>* also);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
   void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);
   static absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
@@ -123,6 +145,31 @@ class PageLoader {
   std::optional<PageBuffer> zeros_;
   std::atomic<int> trips_{0};
   std::atomic<bool> quit_{false};
+};
+
+class PageLoader::ClaimedWindow {
+ public:
+  ClaimedWindow(ClaimedWindow&& other) noexcept
+      : loader_(std::exchange(other.loader_, nullptr)), block_(other.block_), run_(other.run_) {}
+  ClaimedWindow& operator=(ClaimedWindow&& other) noexcept {
+    std::swap(loader_, other.loader_);
+    std::swap(block_, other.block_);
+    std::swap(run_, other.run_);
+    return *this;
+  }
+  ~ClaimedWindow();
+
+  RamBlock& block() const { return *block_; }
+  PageRun run() const { return run_; }
+
+ private:
+  friend class PageLoader;
+  ClaimedWindow(PageLoader* loader, RamBlock* block, PageRun run)
+      : loader_(loader), block_(block), run_(run) {}
+
+  PageLoader* loader_;  // nullptr: nothing is claimed any more
+  RamBlock* block_;
+  PageRun run_;
 };
 
 }  // namespace ramjet

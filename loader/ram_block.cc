@@ -1,6 +1,7 @@
 #include "loader/ram_block.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <optional>
 #include <utility>
@@ -29,6 +30,7 @@ RamBlock::RamBlock(size_t index, const SnapshotBlock& stored, const Memory& memo
     : index_(index),
       idstr_(stored.idstr),
       memory_(memory),
+      page_shift_(static_cast<unsigned>(std::countr_zero(memory.page_size))),
       stored_page_size_(stored.page_size),
       stored_(stored.page_size < memory.page_size ? std::move(nonzero) : PageBitmap()),
       nonzero_(stored.page_size < memory.page_size
@@ -75,8 +77,10 @@ PageRun RamBlock::FindPending(uint64_t page, uint64_t limit) const {
 uint64_t RamBlock::Claim(PageRun run) { return claimed_.SetLeadingClear(run); }
 
 void RamBlock::Unclaim(PageRun run) {
-  assert(received_.CountRun(run) == 0);
-  claimed_.ClearRun(run);
+  for (auto part = received_.FindRun(false, run.first, run.end()); part;
+       part = received_.FindRun(false, part->end(), run.end())) {
+    claimed_.ClearRun(*part);
+  }
 }
 
 bool RamBlock::MarkReceived(PageRun run) {

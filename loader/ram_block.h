@@ -63,8 +63,9 @@ class RamBlock {
   // The only arithmetic between addresses, bytes and pages.
   bool Contains(uintptr_t addr) const { return addr - host() < length(); }
   uintptr_t AddrOf(uint64_t page) const { return host() + BytesOf(page); }
-  uint64_t PageOf(uintptr_t addr) const { return (addr - host()) / page_size(); }
-  uint64_t BytesOf(uint64_t pages) const { return pages * page_size(); }
+  uint64_t PageOf(uintptr_t addr) const { return PageAt(addr - host()); }
+  uint64_t PageAt(uint64_t offset) const { return offset >> page_shift_; }  // in the block
+  uint64_t BytesOf(uint64_t pages) const { return pages << page_shift_; }
   // The pages that lie wholly inside [start, end).
   PageRun PagesInside(uintptr_t start, uintptr_t end) const;
 
@@ -88,11 +89,13 @@ class RamBlock {
   PageRun FindPending(uint64_t page, uint64_t limit) const;
   uint64_t CountNonzero(PageRun run) const { return nonzero_.CountRun(run); }
   bool AnyClaimed(PageRun run) const { return claimed_.CountRun(run) > 0; }
+  bool AnyReceived(PageRun run) const { return received_.CountRun(run) > 0; }
 
   // Claims the longest run of pending pages that begins at run.first and stays in `run`; returns
   // its length, 0 if run.first was claimed already.
   uint64_t Claim(PageRun run);
-  // Gives a claim back. The caller wakes the run, or retries it.
+  // Gives a claim back, but for what was discarded meanwhile. The caller wakes the run, or retries
+  // it. (gate)
   void Unclaim(PageRun run);
 
   // Notes the arrival of a claimed run. True if the block now has everything it is owed: for
@@ -120,6 +123,7 @@ class RamBlock {
   const size_t index_;
   const std::string idstr_;
   const Memory memory_;
+  const unsigned page_shift_;
   const uint64_t stored_page_size_;
   const PageBitmap stored_;  // pages of the file that it holds; empty where those are not smaller
 

@@ -56,6 +56,9 @@ class ReadPacer {
     explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    bool IsCached(size_t block, uint64_t offset, uint64_t length) const override {
+      return pacer_.bulk_source_.IsCached(block, offset, length);
+    }
 
    private:
     ReadPacer& pacer_;

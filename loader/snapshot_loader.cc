@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
         options.working_set, {.snapshot = *self->snapshot_,
                               .source = source != nullptr ? *source : *self->snapshot_,
                               .loader = *self->loader_,
+                              .queue = self->eager_queue_,
                               .stats = self->stats_});
     if (thread.ok()) {
       absl::MutexLock lock(&self->mu_);
@@ -150,13 +151,13 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   if (!ready.ok()) return ready;
   auto ram = std::make_unique<RamBlock>(block, stored, memory, snapshot_->TakeNonzero(block));
   map_.Insert(*ram);
-  if (working_set_thread_ != nullptr) {
-    eager_queue_.Hold();
-    working_set_thread_->Add(*ram, [this] { eager_queue_.Release(); });
-  }
+  if (working_set_thread_ != nullptr) eager_queue_.Hold();
   const bool can_be_huge = mapping.memory == BlockMemory::kPrivate && uffd_->features().move &&
                            memory.page_size < HugeStaging::kBytes;
   eager_queue_.Add(*ram, can_be_huge ? HugePages::kUndecided : HugePages::kNever);
+  if (working_set_thread_ != nullptr) {  // which asks the queue
+    working_set_thread_->Add(*ram, [this] { eager_queue_.Release(); });
+  }
   attached_[block] = true;
   blocks_.push_back(std::move(ram));
   return absl::OkStatus();

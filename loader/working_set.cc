@@ -126,6 +126,7 @@ absl::Status DecodeBlocks(Reader& reader, WorkingSet& set) {
 
 absl::Status DecodeRuns(Reader& reader, WorkingSet& set) {
   const uint64_t count = reader.TakeVarint();
+  set.runs.reserve(std::min<uint64_t>(count, reader.left() / 2));  // a run takes two bytes
   std::vector<uint64_t> expected(set.blocks.size());
   size_t at = 0;
   for (uint64_t i = 0; i < count && reader.ok(); ++i) {
@@ -146,21 +147,6 @@ absl::Status DecodeRuns(Reader& reader, WorkingSet& set) {
     }
     expected[at] = pages.end();
     set.runs.push_back({at, pages});
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckDisjoint(const WorkingSet& set) {
-  std::vector<WorkingSet::Run> sorted = set.runs;
-  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.block, a.pages.first) < std::pair(b.block, b.pages.first);
-  });
-  for (size_t i = 1; i < sorted.size(); ++i) {
-    if (sorted[i].block == sorted[i - 1].block &&
-        sorted[i].pages.first < sorted[i - 1].pages.end()) {
-      return Damaged(absl::StrCat("page ", sorted[i].pages.first, " of block ", sorted[i].block,
-                                  " is there twice"));
-    }
   }
   return absl::OkStatus();
 }
@@ -238,9 +224,22 @@ absl::StatusOr<WorkingSet> DecodeWorkingSet(absl::string_view bytes) {
   if (!status.ok()) return status;
   if (!reader.ok()) return Damaged("it ends early, or a number in it is too large");
   if (!reader.at_end()) return Damaged(absl::StrCat(reader.left(), " bytes follow its end"));
-  status = CheckDisjoint(set);
-  if (!status.ok()) return status;
   return set;
+}
+
+absl::Status CheckDisjoint(const WorkingSet& set) {
+  std::vector<WorkingSet::Run> sorted = set.runs;
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.block, a.pages.first) < std::pair(b.block, b.pages.first);
+  });
+  for (size_t i = 1; i < sorted.size(); ++i) {
+    if (sorted[i].block == sorted[i - 1].block &&
+        sorted[i].pages.first < sorted[i - 1].pages.end()) {
+      return Damaged(absl::StrCat("page ", sorted[i].pages.first, " of block ", sorted[i].block,
+                                  " is there twice"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<WorkingSet> ReadWorkingSet(const std::string& path) {

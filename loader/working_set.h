@@ -66,8 +66,12 @@ struct WorkingSet {
 std::string EncodeWorkingSet(const WorkingSet& set);
 
 // Takes any bytes: what it allocates is no more than 64 times their number. InvalidArgument: they
-// are no working set, or one of a later version; DataLoss: a damaged one.
+// are no working set, or one of a later version; DataLoss: a damaged one. That a page stands twice
+// in it is not noticed, for who loads them does not mind.
 absl::StatusOr<WorkingSet> DecodeWorkingSet(absl::string_view bytes);
+
+// For who counts pages: DataLoss if one stands twice in the set. Takes longer than to decode it.
+absl::Status CheckDisjoint(const WorkingSet& set);
 
 // Decodes the file `path`; the message names it. Also fails where it cannot be read, or is larger
 // than 1 GiB.

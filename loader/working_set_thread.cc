@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <deque>
 #include <iterator>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,17 +38,12 @@ constexpr int kNice = 5;
 // Pages between two runs are read with them, if they are no more than this: cheaper than a second
 // read, and a guest that touches both is likely to touch them.
 constexpr uint64_t kMaxGapBytes = 16 << 10;
-// More would leave the processor's second-level cache between its reading and its copying.
-constexpr uint64_t kMaxRunBytes = 256 << 10;
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WorkingSetThread>> WorkingSetThread::Start(std::string path,
                                                                           const Parts& parts) {
-  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kMaxRunBytes);
-  if (!buffer.ok()) return buffer.status();
-  std::unique_ptr<WorkingSetThread> self(
-      new WorkingSetThread(std::move(path), parts, *std::move(buffer)));
+  std::unique_ptr<WorkingSetThread> self(new WorkingSetThread(std::move(path), parts));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-ws", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -55,11 +51,11 @@ absl::StatusOr<std::unique_ptr<WorkingSetThread>> WorkingSetThread::Start(std::s
   return self;
 }
 
-WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts, PageBuffer buffer)
+WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts)
     : path_(std::move(path)),
       parts_(parts),
       started_(absl::Now()),
-      buffer_(std::move(buffer)),
+      windows_(parts.loader, parts.stats),
       blocks_(parts.snapshot.blocks().size()) {}
 
 WorkingSetThread::~WorkingSetThread() {
@@ -128,12 +124,18 @@ absl::Status WorkingSetThread::ReadFile() {
 // Returns when everything is loaded, or quit_.
 void WorkingSetThread::LoadAttached() {
   std::deque<Batch> ahead;
+  bool looked_for_windows = false;
   while (!quit_) {
     if (TakeAdded()) {
+      looked_for_windows = false;
       // What was left out may come now, and in its place.
       skipped_.insert(skipped_.end(), todo_.begin() + static_cast<ptrdiff_t>(next_), todo_.end());
       todo_ = std::exchange(skipped_, {});
       next_ = 0;
+    }
+    if (MayHurry() && !std::exchange(looked_for_windows, true)) {
+      ClaimWindows();
+      LoadWindows();
     }
     while (ahead.size() < (MayHurry() ? kBatchesAhead : 1)) {
       Batch batch = NextBatch();
@@ -179,6 +181,44 @@ bool WorkingSetThread::MayHurry() const {
   return hurried_.load(std::memory_order_relaxed) || absl::Now() - started_ > kMaxResume;
 }
 
+PageRun WorkingSetThread::PagesOf(const Extent& extent, const RamBlock& block) {
+  const uint64_t first = block.PageAt(extent.offset);
+  return {first, block.PageAt(extent.offset + extent.length - 1) + 1 - first};
+}
+
+// Where the content is in memory and huge pages are wanted, whole windows come, and not only their
+// pages that are in the set: that is the shorter way. All are claimed before the first is loaded,
+// for the guest would spoil them by having a page alone.
+void WorkingSetThread::ClaimWindows() {
+  std::set<WindowHints::Hint> seen;
+  for (const Extent& extent : todo_) {
+    RamBlock* const block = blocks_[extent.block];
+    if (block == nullptr) continue;
+    const PageRun pages = PagesOf(extent, *block);
+    PageRun window;
+    for (uint64_t page = pages.first; page < pages.end(); page = window.end()) {
+      window = WindowOf(*block, page);
+      if (!block->pending(page) || !seen.insert({extent.block, window.first}).second) continue;
+      if (window.count == WindowPages(*block) && parts_.queue.huge(*block) != HugePages::kNever &&
+          parts_.loader.IsAtHand(*block, window)) {
+        parts_.queue.PutFirst({.block = block,
+                               .run = window,
+                               .of_working_set = true,
+                               .claim = parts_.loader.ClaimWindow(*block, window)});
+      }
+    }
+  }
+}
+
+void WorkingSetThread::LoadWindows() {
+  while (!quit_) {
+    std::optional<EagerQueue::Window> window = parts_.queue.NextFirst();
+    if (!window) return;
+    const HugePages huge = parts_.queue.DecideHuge(*window->block);
+    windows_.LoadWindow(*std::move(window), huge);
+  }
+}
+
 // The next runs of attached blocks, in order of the file; empty if there are none.
 WorkingSetThread::Batch WorkingSetThread::NextBatch() {
   Batch runs;
@@ -192,19 +232,19 @@ WorkingSetThread::Batch WorkingSetThread::NextBatch() {
       ++next_;
       continue;
     }
-    const uint64_t page_size = block->page_size();
-    const uint64_t first = extent.offset / page_size;
-    const uint64_t end = (extent.offset + extent.length + page_size - 1) / page_size;
-    const uint64_t count = std::min(end - first, std::max<uint64_t>(1, room / page_size));
-    runs.push_back({block, {first, count}});
-    room -= std::min(room, count * page_size);
-    if (count == end - first) {
+    const PageRun pages = PagesOf(extent, *block);
+    PageRun pending = block->FindPending(pages.first, pages.end());
+    if (pending.count == 0) {
       ++next_;
-    } else {
-      const uint64_t done = (first + count) * page_size - extent.offset;
-      extent.offset += done;
-      extent.length -= done;
+      continue;
     }
+    pending.count = std::min(pending.count, std::max<uint64_t>(1, room / block->page_size()));
+    runs.push_back({block, pending});
+    room -= std::min(room, block->BytesOf(pending.count));
+    const uint64_t end = extent.offset + extent.length;
+    extent.offset = block->BytesOf(pending.end());
+    extent.length = end - std::min(end, extent.offset);
+    if (extent.length == 0) ++next_;
   }
   if (!runs.empty()) batch_bytes_ = most;
   return Joined(std::move(runs));
@@ -243,26 +283,8 @@ void WorkingSetThread::Prefetch(const Batch& batch) const {
 
 void WorkingSetThread::Load(const Batch& batch) {
   for (const BlockRun& run : batch) {
-    RamBlock& block = *run.block;
-    if (!HaveBuffer(block.page_size())) continue;
-    for (PageRun part = block.FindPending(run.pages.first, run.pages.end());
-         part.count > 0 && !quit_; part = block.FindPending(part.end(), run.pages.end())) {
-      part.count = std::clamp<uint64_t>(kMaxRunBytes / block.page_size(), 1, part.count);
-      parts_.loader.LoadAhead(block, part, buffer_, &parts_.stats.working_set);
-    }
+    windows_.LoadRuns(*run.block, run.pages, &parts_.stats.working_set);
   }
-}
-
-// For huge pages of hugetlb.
-bool WorkingSetThread::HaveBuffer(uint64_t page_bytes) {
-  if (page_bytes <= buffer_.size()) return true;
-  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(page_bytes);
-  if (!buffer.ok()) {
-    parts_.stats.AddError(buffer.status());
-    return false;
-  }
-  buffer_ = *std::move(buffer);
-  return true;
 }
 
 }  // namespace ramjet

@@ -16,11 +16,12 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "loader/eager_queue.h"
 #include "loader/load_stats.h"
-#include "loader/page_buffer.h"
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/thread.h"
+#include "loader/window_loader.h"
 #include "loader/working_set.h"
 #include "mappedram/page_source.h"
 #include "mappedram/snapshot.h"
@@ -28,8 +29,9 @@
 namespace ramjet {
 
 // Reads a working set, makes sure that it belongs to the snapshot, and loads its pages in their
-// order, a batch at a time; within a batch in the file's. What is wrong with the file is noted as
-// an error in the statistics, and nothing is loaded then.
+// order, a batch at a time; within a batch in the file's. Windows of huge pages that the page cache
+// holds come whole, once the guest runs, and eager threads help with these. What is wrong with the
+// file is noted as an error in the statistics, and nothing is loaded then.
 //
 // Blocks may be attached while it is at work: runs of those that are not are left out, and come as
 // soon as they are. The thread ends when all its pages are there, and waits, at no cost, while the
@@ -41,8 +43,9 @@ class WorkingSetThread {
   // What it works with; all outlive it.
   struct Parts {
     const Snapshot& snapshot;
-    const PageSource& source;  // told what will be read soon
+    const PageSource& source;  // told what will be read soon, and asked what needs no reading
     PageLoader& loader;
+    EagerQueue& queue;  // knows where huge pages are wanted, and gets the windows that are claimed
     LoadStats& stats;
   };
   static absl::StatusOr<std::unique_ptr<WorkingSetThread>> Start(std::string path,
@@ -78,7 +81,7 @@ class WorkingSetThread {
     std::function<void()> loaded;
   };
 
-  WorkingSetThread(std::string path, const Parts& parts, PageBuffer buffer);
+  WorkingSetThread(std::string path, const Parts& parts);
   void Run();
   absl::Status ReadFile();
   void LoadAttached();
@@ -87,12 +90,14 @@ class WorkingSetThread {
   bool AddedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReleaseTaken();
   Batch NextBatch();
+  static PageRun PagesOf(const Extent& extent, const RamBlock& block);
+  void ClaimWindows();
+  void LoadWindows();
   Batch Joined(Batch runs) const;
   uint64_t FileOffset(const BlockRun& run) const;
   void Prefetch(const Batch& batch) const;
   void Load(const Batch& batch);
   bool MayHurry() const;
-  bool HaveBuffer(uint64_t page_bytes);
 
   // Constant after construction.
   const std::string path_;
@@ -100,7 +105,7 @@ class WorkingSetThread {
   const absl::Time started_;
 
   // Of the thread itself.
-  PageBuffer buffer_;
+  WindowLoader windows_;
   std::vector<Extent> todo_;  // in order; from next_ on
   size_t next_ = 0;
   uint64_t batch_bytes_ = 0;       // of the last batch

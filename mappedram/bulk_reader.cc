@@ -66,7 +66,7 @@ BulkReader::~BulkReader() {
 
 absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
   const bool past_cache = buffer.size() >= kMinDirectBytes &&
-                          (direct_ != DirectReads::kAuto || !IsCached(offset, buffer.size()));
+                          (direct_ == DirectReads::kNever || !IsCached(offset, buffer.size()));
   while (past_cache && buffer.size() >= kMinDirectBytes) {
     const uint64_t done = ReadDirect(offset, buffer);
     if (done == 0) break;  // whatever is the matter, the plain way says it, or does it
@@ -76,8 +76,8 @@ absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) con
   return file_.ReadAt(offset, buffer);
 }
 
-// Whether most of it is in the page cache.
 bool BulkReader::IsCached(uint64_t offset, uint64_t length) const {
+  if (direct_ == DirectReads::kAlways) return false;
   const CachestatRange range{.off = offset, .len = length};
   Cachestat found{};
   if (syscall(kCachestat, file_.fd(), &range, &found, 0) == 0) {

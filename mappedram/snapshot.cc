@@ -86,6 +86,11 @@ absl::Status Snapshot::Bulk::ReadPages(size_t block, uint64_t offset,
   return snapshot.ReadPagesBy(*reader, block, offset, buffer);
 }
 
+bool Snapshot::Bulk::IsCached(size_t block, uint64_t offset, uint64_t length) const {
+  const SnapshotBlock& from = snapshot.blocks()[block];
+  return from.in_file() && reader->IsCached(from.pages_offset + offset, length);
+}
+
 template <typename Reader>
 absl::Status Snapshot::ReadPagesBy(const Reader& reader, size_t block, uint64_t offset,
                                    absl::Span<uint8_t> buffer) const {

@@ -58,7 +58,6 @@ class Snapshot : public PageSource {
   // mtime; being unlinked or renamed is fine) and then fails with DataLoss for ever after.
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override;
-
   // The same pages for who reads many of them at once: see BulkReader. REQUIRES: OpenBulk().
   const PageSource& bulk() const { return bulk_; }
   // Once, before bulk() is read from.
@@ -69,6 +68,7 @@ class Snapshot : public PageSource {
     explicit Bulk(const Snapshot& owner) : snapshot(owner) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    bool IsCached(size_t block, uint64_t offset, uint64_t length) const override;
 
     const Snapshot& snapshot;
     std::optional<BulkReader> reader;

@@ -36,6 +36,7 @@ void Decode(const std::string& bytes) {
   }
   const absl::StatusOr<WorkingSet> again = DecodeWorkingSet(EncodeWorkingSet(*set));
   Check(again.ok() && *again == *set);
+  if (!CheckDisjoint(*set).ok()) return;
   // With itself: nothing is lost, nothing comes twice.
   const absl::StatusOr<WorkingSet> merged = MergeWorkingSets({*set, *set});
   Check(merged.ok() && merged->pages() == set->pages());

@@ -35,14 +35,14 @@ TEST(EagerQueue, WindowsComeInOrderAndEndWhereHugePagesBegin) {
   queue.Add(block, HugePages::kWhereAnyContent);
   std::optional<EagerQueue::Window> window = queue.Next();
   EXPECT_EQ(window->run, (PageRun{0, 12}));
-  EXPECT_EQ(window->huge, HugePages::kNever);
+  EXPECT_FALSE(IsHugeWindow(block, window->run, queue.huge(block)));
   window = queue.Next();
   EXPECT_EQ(window->run, (PageRun{12, kWindowPages}));
-  EXPECT_EQ(window->huge, HugePages::kWhereAnyContent);
+  EXPECT_TRUE(IsHugeWindow(block, window->run, queue.huge(block)));
   EXPECT_EQ(NextRun(queue), (PageRun{524, kWindowPages}));
   EXPECT_EQ(NextRun(queue), (PageRun{1036, 164}));
   queue.Close();
-  EXPECT_EQ(queue.Next(), std::nullopt);
+  EXPECT_FALSE(queue.Next().has_value());
 }
 
 TEST(EagerQueue, WindowsWithoutContentAreSkipped) {
@@ -85,6 +85,30 @@ TEST(EagerQueue, HintsAtABlockThatIsNotThereYetAreForgotten) {
   EXPECT_EQ(NextRun(queue).first, 0u);
 }
 
+TEST(EagerQueue, WhatIsPutFirstComesInItsOrderButForWhatIsWaitedFor) {
+  RamBlock one = Block(0, kHost, 8 * kWindowPages, {{0, 8 * kWindowPages}});
+  RamBlock two = Block(1, kHost + (1 << 30), 8 * kWindowPages, {{0, 8 * kWindowPages}});
+  EagerQueue queue(2);
+  queue.Add(one, HugePages::kNever);
+  queue.Hold();  // which does not concern them
+  EXPECT_FALSE(queue.NextFirst());
+  for (const uint64_t window : {5, 3, 6, 1}) {
+    queue.PutFirst({&one, {window * kWindowPages, kWindowPages}});
+  }
+  queue.Hint(one, 7 * kWindowPages);
+  queue.HintWaiting(two, 6 * kWindowPages);  // nobody put it here
+  queue.HintWaiting(one, 6 * kWindowPages + 9);
+  EXPECT_EQ(NextRun(queue).first, 6 * kWindowPages);
+  EXPECT_EQ(queue.NextFirst()->run.first, 5 * kWindowPages);
+  queue.HintWaiting(one, 5 * kWindowPages);  // it is in hand
+  queue.HintWaiting(one, 1 * kWindowPages);
+  EXPECT_EQ(NextRun(queue).first, 1 * kWindowPages);
+  EXPECT_EQ(NextRun(queue).first, 3 * kWindowPages);
+  EXPECT_FALSE(queue.NextFirst());
+  queue.Release();
+  EXPECT_EQ(NextRun(queue).first, 7 * kWindowPages) << "as it was touched";
+}
+
 TEST(EagerQueue, WhatIsHeldComesAfterItsRelease) {
   RamBlock block = Block(0, kHost, kWindowPages, {{0, kWindowPages}});
   EagerQueue queue(1);
@@ -109,7 +133,7 @@ TEST(EagerQueue, AClosedQueueWaitsForNoRate) {
   EagerQueue queue(1, 1);
   queue.Add(block, HugePages::kNever);
   EXPECT_EQ(NextRun(queue).first, 0u);
-  std::thread taker([&] { EXPECT_EQ(queue.Next(), std::nullopt); });
+  std::thread taker([&] { EXPECT_FALSE(queue.Next().has_value()); });
   queue.Close();
   taker.join();
 }

@@ -30,9 +30,10 @@ class PageLoaderTest : public ::testing::Test {
     block_.emplace(0, snapshot_->blocks()[0],
                    RamBlock::Memory{.host = memory_.addr(), .page_size = HostPageBytes()},
                    snapshot_->TakeNonzero(0));
+    snapshot_->OpenBulk(DirectReads::kAuto);
     vm_stop_ = *VmStop::Create(nullptr, 0);
     loader_.emplace(PageLoader::Parts{.demand = *snapshot_,
-                                      .bulk = *snapshot_,
+                                      .bulk = snapshot_->bulk(),
                                       .uffd = *uffd_,
                                       .gate = gate_,
                                       .stats = stats_,
@@ -214,6 +215,80 @@ TEST_F(PageLoaderTest, AHugePageOfWhichAPageIsClaimedGoesPageByPage) {
   }
   EXPECT_TRUE(memory_.HoldsZeros(1023));
   EXPECT_EQ(stats_.moved, 423u);
+}
+
+TEST_F(PageLoaderTest, Invariant4WhoWaitsForAClaimedWindowIsWokenWhenItIsGivenBack) {
+  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  ASSERT_TRUE(window);
+  EXPECT_FALSE(loader_->idle());
+  std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
+  reader_->Wait(-1);
+  ReadEvents();
+  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kInFlight);
+  window.reset();
+  EXPECT_TRUE(loader_->idle());
+  EXPECT_FALSE(block_->AnyClaimed({0, 512}));
+  reader_->Wait(-1);  // it faults again
+  ReadEvents();
+  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kLoaded);
+  waiter.join();
+}
+
+TEST_F(PageLoaderTest, AClaimedWindowArrivesWholeAndWakesWhoWaits) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  ASSERT_TRUE(window);
+  std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
+  reader_->Wait(-1);
+  ReadEvents();
+  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kInFlight);
+  loader_->LoadAheadHuge(*std::move(window), staging);
+  waiter.join();
+  EXPECT_EQ(stats_.moved, 512u);
+  EXPECT_TRUE(block_->AnyReceived({511, 1}));
+  EXPECT_TRUE(loader_->idle());
+}
+
+TEST_F(PageLoaderTest, Invariant3AClaimedWindowBringsNothingThatWasDiscardedSince) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  ASSERT_TRUE(window);
+  loader_->Discard(*block_, memory_.addr(100), memory_.addr(102));
+  loader_->LoadAheadHuge(*std::move(window), staging);
+  EXPECT_EQ(loader_->LoadFaulted(*block_, 100, buffer_), Outcome::kReceived);
+  EXPECT_TRUE(memory_.HoldsZeros(100));
+  EXPECT_TRUE(memory_.HoldsPattern(99));
+  EXPECT_TRUE(memory_.HoldsPattern(102));
+  EXPECT_EQ(stats_.moved, 0u) << "a huge page would have covered it";
+  EXPECT_EQ(stats_.removed, 2u);
+}
+
+// While a mapping changes no claim is held: a discard of one of its pages waits for nobody.
+TEST_F(PageLoaderTest, WhileAMappingChangesAClaimedWindowIsGivenBackAndComesByItsPages) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  ASSERT_TRUE(window);
+  std::thread discarder = BeginDiscard(1000);
+  std::thread eager([&] {
+    HugeStaging staging = *HugeStaging::Create();
+    loader_->LoadAheadHuge(*std::move(window), staging);
+  });
+  while (stats_.postponed == 0) std::this_thread::yield();
+  EXPECT_TRUE(block_->pending(511)) << "a fault could have it meanwhile";
+  ReadEvents();
+  discarder.join();
+  eager.join();
+  for (uint64_t page = 0; page < 512; ++page) ASSERT_TRUE(memory_.HoldsPattern(page)) << page;
+  EXPECT_EQ(stats_.moved, 0u);
+}
+
+TEST_F(PageLoaderTest, AWindowIsClaimedWholeOrNotAtAll) {
+  ASSERT_EQ(block_->Claim({100, 1}), 1u);
+  EXPECT_FALSE(loader_->ClaimWindow(*block_, {0, 512}));
+  EXPECT_TRUE(block_->pending(99));
+  EXPECT_TRUE(loader_->idle());
 }
 
 TEST_F(PageLoaderTest, TheLastPageToArriveCompletesTheBlock) {

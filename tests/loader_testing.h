@@ -85,7 +85,10 @@ class FaultySource : public PageSource {
   explicit FaultySource(const Snapshot& snapshot) : snapshot_(snapshot) {}
 
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
+  bool IsCached(size_t, uint64_t, uint64_t) const override { return cached_.load(); }
 
+  // Whether all of it is said to be in the page cache; not at first.
+  void SetCached(bool cached) { cached_.store(cached); }
   // Reads of runs with `page` in them wait, after the content is in the buffer, until
   // Release(page).
   void Hold(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
@@ -101,6 +104,7 @@ class FaultySource : public PageSource {
     int times;
   };
   const Snapshot& snapshot_;
+  std::atomic<bool> cached_{false};
   mutable absl::Mutex mu_;
   std::set<uint64_t> held_ ABSL_GUARDED_BY(mu_);
   mutable std::map<uint64_t, PageRun> waiting_ ABSL_GUARDED_BY(mu_);

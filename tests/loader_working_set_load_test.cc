@@ -340,6 +340,116 @@ TEST_P(WorkingSetLoad, AbandonedWhileItReadsNothingIsLeftOfIt) {
   EXPECT_THAT(ThreadsLeft(), IsEmpty());
 }
 
+// What is in the page cache and may be huge comes by the window, once the guest runs. The first
+// batch of pages is under way by then, and holds page 5.
+class WorkingSetWindows : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    SKIP_WITHOUT_USERFAULTFD();
+    if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+    std::string mode;
+    std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), mode);
+    if (mode.empty() || mode.find("[never]") != std::string::npos) {
+      GTEST_SKIP() << "this host has no transparent huge pages";
+    }
+    set_ = WriteSet("windows.ws", {4, 5, 6, 7, 600, 2100});
+  }
+
+  // Two threads load, the set's and the eager one.
+  void Start(bool cached) {
+    snapshot_ = OneBlockSnapshot(kPages, Content());
+    source_ = std::make_unique<FaultySource>(*snapshot_);
+    source_->SetCached(cached);
+    source_->Hold(5);
+    source_->Hold(600);
+    source_->Hold(2100);
+    auto created =
+        SnapshotLoader::Create(snapshot_, {.eager_threads = 1, .working_set = set_}, source_.get());
+    ASSERT_TRUE(created.ok()) << created.status();
+    loader_ = *std::move(created);
+    ASSERT_TRUE(loader_->Attach(0, memory_.mapping()).ok());
+    source_->AwaitHeld(5);
+    ASSERT_TRUE(loader_->StartEager().ok());
+    source_->Release(5);
+  }
+  void ExpectCompletion() {
+    ASSERT_TRUE(loader_->Wait().ok());
+    ASSERT_TRUE(loader_->Detach().ok());
+    EXPECT_EQ(loader_->stats().rescued, 0u) << "a fault was forgotten";
+  }
+
+  std::string set_;
+  GuestMemory memory_{kPages * HostPageBytes(), MemoryKind::kPrivate};
+  std::shared_ptr<Snapshot> snapshot_;
+  std::unique_ptr<FaultySource> source_;
+  std::unique_ptr<SnapshotLoader> loader_;
+};
+
+TEST_F(WorkingSetWindows, AGuestWaitsForThemWithoutSpoilingThem) {
+  Start(/*cached=*/true);
+  source_->AwaitHeld(600);
+  source_->AwaitHeld(2100);
+  std::thread guest([&] { EXPECT_TRUE(memory_.HoldsPattern(2200)); });  // of the same window
+  while (loader_->stats().in_flight == 0) std::this_thread::yield();
+  source_->Release(2100);
+  guest.join();
+  EXPECT_GE(loader_->stats().moved, 512u);
+  EXPECT_GE(loader_->stats().working_set, 512u + 4u);
+  source_->Release(600);
+  ExpectCompletion();
+  ExpectAllContent(memory_);
+  EXPECT_EQ(loader_->stats().faulted, 0u);
+}
+
+TEST_F(WorkingSetWindows, Invariant3DiscardedWhileItIsClaimedAPageIsZeroForEver) {
+  Start(/*cached=*/true);
+  source_->AwaitHeld(600);
+  memory_.MadviseDontNeed(700, 2);
+  source_->Release(600);
+  source_->Release(2100);
+  ExpectCompletion();
+  for (uint64_t page = 512; page < 1024; ++page) {
+    ASSERT_TRUE(page == 700 || page == 701 ? memory_.HoldsZeros(page) : memory_.HoldsPattern(page))
+        << "page " << page;
+  }
+  EXPECT_EQ(loader_->stats().removed, 2u);
+}
+
+TEST_F(WorkingSetWindows, WhatIsNotInThePageCacheComesByItsPages) {
+  Start(/*cached=*/false);
+  EXPECT_EQ(source_->AwaitHeld(600), (PageRun{600, 1}));
+  EXPECT_TRUE(memory_.HoldsPattern(601)) << "nobody waits for more than his page";
+  source_->Release(600);
+  source_->Release(2100);
+  ExpectCompletion();
+  ExpectAllContent(memory_);
+  EXPECT_EQ(loader_->stats().working_set, 6u);
+}
+
+TEST_F(WorkingSetWindows, AnUnreadablePageSpoilsOnlyItself) {
+  if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
+  Start(/*cached=*/true);
+  source_->Fail(650, absl::DataLossError("page 650 is gone"), 1 << 30);
+  source_->Release(600);
+  source_->Release(2100);
+  ExpectCompletion();
+  EXPECT_TRUE(IsPoisoned(memory_.data() + 650 * HostPageBytes()));
+  EXPECT_TRUE(memory_.HoldsPattern(649));
+  EXPECT_TRUE(memory_.HoldsPattern(651));
+  EXPECT_EQ(loader_->stats().poisoned, 1u);
+}
+
+TEST_F(WorkingSetWindows, AbandonedWhileTheyAreClaimedNothingIsLeftOfThem) {
+  Start(/*cached=*/true);
+  source_->AwaitHeld(600);
+  std::thread vmm([&] { loader_->Abandon(); });
+  EXPECT_TRUE(absl::IsCancelled(loader_->Wait()));
+  source_->Release(600);
+  source_->Release(2100);
+  vmm.join();
+  EXPECT_THAT(ThreadsLeft(), IsEmpty());
+}
+
 // A file of two blocks.
 class TwoBlocks : public ::testing::Test {
  protected:
@@ -375,8 +485,9 @@ class TwoBlocks : public ::testing::Test {
   static constexpr uint64_t kSetPages = kBlockPages / 16;  // of each block
   const std::string path_ = TempPath("two.mr");
   const std::string set_path_ = TempPath("two.ws");
-  GuestMemory low_{kBlockPages * HostPageBytes(), MemoryKind::kPrivate};
-  GuestMemory high_{kBlockPages * HostPageBytes(), MemoryKind::kPrivate};
+  // Shared, for private memory would come by the window.
+  GuestMemory low_{kBlockPages * HostPageBytes(), MemoryKind::kShared};
+  GuestMemory high_{kBlockPages * HostPageBytes(), MemoryKind::kShared};
   std::unique_ptr<SnapshotLoader> loader_;
 };
 

@@ -48,7 +48,10 @@ std::string Forged(const std::string& rest) {
   return WithCrc(std::string("ramjetWS\1\0\0\0digest64", 20) + rest);
 }
 
-absl::Status StatusOf(const std::string& bytes) { return DecodeWorkingSet(bytes).status(); }
+absl::Status StatusOf(const std::string& bytes) {
+  const absl::StatusOr<WorkingSet> set = DecodeWorkingSet(bytes);
+  return set.ok() ? CheckDisjoint(*set) : set.status();
+}
 
 TEST(WorkingSet, TheCrcIsTheOneThatIsPublished) { EXPECT_EQ(Crc32c("123456789"), 0xe3069283u); }
 

@@ -48,6 +48,7 @@ Load::Load(const Config& config, const Layout& layout, uint64_t number, bool may
            : eager < 85               ? Eager::kLate
                                       : Eager::kNever;
   ops_per_guest_ = random.Between(200, 3000);
+  if (random.Percent(50)) working_set_ = layout.working_set;
   signal_gap_us_ = random.Percent(70) ? random.Between(50, 2000) : 0;
   snapshot_ = layout.Open();
   storage_ = std::make_unique<Storage>(layout, *snapshot_, random.Next(), may_poison);
@@ -89,8 +90,10 @@ void Load::Run() {
   Random random(Mix(seed_, 1));
   Doing& doing = doing_.back();
   const int uffds_before = OpenUserfaultfds();
-  auto created =
-      SnapshotLoader::Create(snapshot_, {.eager_threads = config_.eager_threads}, storage_.get());
+  SnapshotLoader::Options options;
+  options.eager_threads = config_.eager_threads;
+  options.working_set = working_set_;
+  auto created = SnapshotLoader::Create(snapshot_, options, storage_.get());
   CheckOk(created.status(), "Create");
   loader_ = *std::move(created);
   vm_->loader = loader_.get();
@@ -208,12 +211,12 @@ void Load::CheckCounts(const LoadStats& stats) {
 std::string Load::Describe() const {
   constexpr const char* kEndings[] = {"detached", "destroyed", "abandoned", "touched"};
   constexpr const char* kEagers[] = {"at once", "late", "never"};
-  std::string text = absl::StrCat("seed ", config_.seed, ", load ", number_, " (ending ",
-                                  kEndings[static_cast<int>(vm_->ending)], ", eager ",
-                                  kEagers[static_cast<int>(eager_)], "; --seed ", config_.seed,
-                                  " --from-load ", number_, " --guests ", config_.guests,
-                                  " --eager-threads ", config_.eager_threads, " --memory-mib ",
-                                  config_.memory_mib, "), operations ", vm_->ops.load());
+  std::string text = absl::StrCat(
+      "seed ", config_.seed, ", load ", number_, " (ending ",
+      kEndings[static_cast<int>(vm_->ending)], ", eager ", kEagers[static_cast<int>(eager_)],
+      "; --seed ", config_.seed, " --from-load ", number_, " --guests ", config_.guests,
+      " --eager-threads ", config_.eager_threads, " --memory-mib ", config_.memory_mib, "), ",
+      working_set_.empty() ? "no " : "a ", "working set, operations ", vm_->ops.load());
   for (size_t i = 0; i < doing_.size(); ++i) {
     const char* const what = doing_[i].what.load();
     absl::StrAppend(&text, "\n  ", i < config_.guests ? absl::StrCat("guest ", i) : "main", ": ");

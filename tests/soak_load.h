@@ -53,7 +53,8 @@ class Load {
   uint64_t seed_;
   Eager eager_;
   uint64_t ops_per_guest_;
-  uint64_t signal_gap_us_;  // 0: none are sent
+  std::string working_set_;  // its path, or nothing
+  uint64_t signal_gap_us_;   // 0: none are sent
 
   std::shared_ptr<Snapshot> snapshot_;
   std::unique_ptr<Storage> storage_;

@@ -13,6 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "loader/replace_file.h"
+#include "loader/snapshot_digest.h"
+#include "loader/working_set.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot_writer.h"
 
@@ -73,9 +76,30 @@ Layout::Layout(uint64_t memory_mib, uint64_t seed) : salt(seed) {
   fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   unlink(path.c_str());
   CheckOk(written, "snapshot");
+  working_set = path + ".ws";
+  WriteWorkingSet(random);
 }
 
-Layout::~Layout() { close(fd); }
+Layout::~Layout() {
+  close(fd);
+  unlink(working_set.c_str());
+}
+
+void Layout::WriteWorkingSet(Random& random) const {
+  const absl::StatusOr<uint64_t> digest = DigestSnapshot(*Open());
+  CheckOk(digest.status(), "digest");
+  WorkingSet set{.snapshot_digest = *digest, .blocks = {}, .runs = {}};
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    set.blocks.push_back({absl::StrCat("block", i), HostPageBytes(), blocks[i].pages});
+    for (uint64_t page = 0; page < blocks[i].pages; ++page) {
+      if (blocks[i].has[page] && random.Percent(33)) set.runs.push_back({i, {page, 1}});
+    }
+  }
+  for (size_t i = set.runs.size(); i > 1; --i) {
+    std::swap(set.runs[i - 1], set.runs[random.Below(i)]);
+  }
+  CheckOk(ReplaceFile(working_set, EncodeWorkingSet(set)), "working set");
+}
 
 std::shared_ptr<Snapshot> Layout::Open() const {
   absl::StatusOr<File> file = File::Open(absl::StrCat("/proc/self/fd/", fd));

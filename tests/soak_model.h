@@ -93,13 +93,17 @@ struct Layout {
   };
   uint64_t salt = 0;
   std::vector<Block> blocks;
-  int fd = -1;  // of the snapshot, which has no name any more
+  int fd = -1;              // of the snapshot, which has no name any more
+  std::string working_set;  // the path of one: a third of all pages with content, in any order
 
   Layout(uint64_t memory_mib, uint64_t seed);
   ~Layout();
   Layout(const Layout&) = delete;
   Layout& operator=(const Layout&) = delete;
   std::shared_ptr<Snapshot> Open() const;
+
+ private:
+  void WriteWorkingSet(Random& random) const;
 };
 
 // --- storage ---
@@ -121,6 +125,11 @@ class Storage : public PageSource {
     const PageRun run{offset / HostPageBytes(), buffer.size() / HostPageBytes()};
     const absl::Status injected = Inject(block, run);
     return injected.ok() ? status : injected;
+  }
+
+  // Now so, now so.
+  bool IsCached(size_t, uint64_t, uint64_t) const override {
+    return Mix(seed_ ^ 1, reads_.fetch_add(1)) % 4 != 0;
   }
 
   Fate fate(size_t block, uint64_t page) const { return pages_[block][page].fate; }

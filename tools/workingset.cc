@@ -113,11 +113,19 @@ std::string AsText(const std::string& path, const WorkingSet& set, std::optional
   return text;
 }
 
+absl::StatusOr<WorkingSet> ReadDisjoint(const std::string& path) {
+  absl::StatusOr<WorkingSet> set = ReadWorkingSet(path);
+  if (!set.ok()) return set;
+  const absl::Status disjoint = CheckDisjoint(*set);
+  if (disjoint.ok()) return set;
+  return absl::Status(disjoint.code(), absl::StrCat(path, ": ", disjoint.message()));
+}
+
 }  // namespace
 
 int ShowWorkingSet(const std::string& path, const std::string& snapshot,
                    std::optional<uint64_t> stream_offset, bool json) {
-  const absl::StatusOr<WorkingSet> set = ReadWorkingSet(path);
+  const absl::StatusOr<WorkingSet> set = ReadDisjoint(path);
   if (!set.ok()) return Fail(set.status());
   std::optional<bool> matches;
   if (!snapshot.empty()) {
@@ -134,7 +142,7 @@ int ShowWorkingSet(const std::string& path, const std::string& snapshot,
 int MergeWorkingSetFiles(const std::vector<std::string>& paths, const std::string& out) {
   std::vector<WorkingSet> sets;
   for (const std::string& path : paths) {
-    absl::StatusOr<WorkingSet> set = ReadWorkingSet(path);
+    absl::StatusOr<WorkingSet> set = ReadDisjoint(path);
     if (!set.ok()) return Fail(set.status());
     sets.push_back(*std::move(set));
     if (sets.back().snapshot_digest != sets.front().snapshot_digest) {

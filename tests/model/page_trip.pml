@@ -473,7 +473,7 @@ proctype EagerThread() {
         fi
      :: else -> goto next
      fi;
-#ifdef BREAK_CLAIM_EARLY
+#if defined(BREAK_CLAIM_EARLY) || defined(CLAIM_BEFORE_READ)
      Claim(page, won);
      if
      :: !won -> goto next
@@ -488,7 +488,16 @@ proctype EagerThread() {
      }
 again:
      Enter();
-#ifndef BREAK_CLAIM_EARLY
+#if defined(CLAIM_BEFORE_READ)
+     if
+     :: !won -> Claim(page, won) /* the second time, as any other */
+     :: won && received[page] -> /* discarded since it was claimed */
+        Leave();
+        Wake(page);
+        goto next
+     :: else
+     fi;
+#elif !defined(BREAK_CLAIM_EARLY)
      Claim(page, won);
 #endif
 #ifdef BREAK_NO_SECOND_LOOK
@@ -519,6 +528,7 @@ hold:
      :: result == AGAIN ->
 #if !defined(BREAK_CLAIM_EARLY) && !defined(BREAK_UNCLAIM_LATE)
         Unclaim(page);
+        won = 0;
 #endif
         Leave();
 #ifdef BREAK_UNCLAIM_LATE

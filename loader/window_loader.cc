@@ -1,0 +1,67 @@
+#include "loader/window_loader.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ramjet {
+namespace {
+
+// More would leave the processor's second-level cache between its reading and its copying.
+constexpr uint64_t kMaxRunBytes = 256 << 10;
+
+}  // namespace
+
+void WindowLoader::LoadWindow(EagerQueue::Window window, HugePages huge) {
+  std::atomic<uint64_t>* const also = window.of_working_set ? &stats_.working_set : nullptr;
+  RamBlock& block = *window.block;
+  const bool whole = IsHugeWindow(block, window.run, huge);
+  if (window.of_working_set && !whole) return;
+  if (window.claim) {
+    if (!HaveStaging()) return;
+    loader_.LoadAheadHuge(*std::move(window.claim), *staging_, also);
+  } else if (whole && !block.AnyClaimed(window.run) && HaveStaging()) {
+    loader_.LoadAheadHuge(block, window.run, *staging_, also);
+  } else {
+    LoadRuns(block, window.run, also);  // where something is there already, it cannot arrive whole
+  }
+}
+
+void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also) {
+  if (!HaveBuffer(block.page_size())) return;
+  const uint64_t most_pages = std::max<uint64_t>(1, kMaxRunBytes / block.page_size());
+  const uint64_t most_between = PageLoader::kMaxGapBytes / block.page_size();
+  for (PageRun next = block.FindPending(run.first, run.end()); next.count > 0;) {
+    // As far as it is worth reading in one go: what lies between is there, or zero.
+    PageRun piece = next;
+    for (; piece.count < most_pages && next.count > 0 && next.first <= piece.end() + most_between;
+         next = block.FindPending(piece.end(), run.end())) {
+      piece.count = next.end() - piece.first;
+    }
+    piece.count = std::min(piece.count, most_pages);
+    loader_.LoadAhead(block, piece, *buffer_, also);
+    next = block.FindPending(piece.end(), run.end());
+  }
+}
+
+bool WindowLoader::HaveStaging() {
+  if (!staging_ && !staging_refused_) {
+    absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
+    staging_refused_ = !staging.ok();
+    if (staging.ok()) staging_.emplace(*std::move(staging));
+  }
+  return staging_.has_value();
+}
+
+// Without it, pages come only when they are touched.
+bool WindowLoader::HaveBuffer(uint64_t page_bytes) {
+  if (buffer_ && page_bytes <= buffer_->size()) return true;
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(std::max(page_bytes, kMaxRunBytes));
+  if (!buffer.ok()) {
+    stats_.AddError(buffer.status());
+    return false;
+  }
+  buffer_.emplace(*std::move(buffer));
+  return true;
+}
+
+}  // namespace ramjet

@@ -1,0 +1,50 @@
+// Loads windows of a block ahead of need.
+#ifndef RAMJET_LOADER_WINDOW_LOADER_H_
+#define RAMJET_LOADER_WINDOW_LOADER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "loader/eager_queue.h"
+#include "loader/huge_window.h"
+#include "loader/load_stats.h"
+#include "loader/page_buffer.h"
+#include "loader/page_loader.h"
+#include "loader/ram_block.h"
+#include "mappedram/page_bitmap.h"
+
+namespace ramjet {
+
+// PageLoader with the memory that loading ahead takes, made once it is wanted: what is pending in a
+// window comes as one huge page, where that is wanted and nobody was faster, else in runs as long
+// as the processor's cache likes.
+//
+// Threads: belongs to one.
+class WindowLoader {
+ public:
+  // Both outlive it.
+  WindowLoader(PageLoader& loader, LoadStats& stats) : loader_(loader), stats_(stats) {}
+
+  // `huge` is what is known of its block. A window of a working set that is not to be a huge page
+  // after all, or a claimed one that is not in the page cache, is left alone: its pages come singly.
+  void LoadWindow(EagerQueue::Window window, HugePages huge);
+
+  // What is pending in `run`, of any length, with what lies between if that is quicker. It is
+  // counted in `also`, too, if that is given.
+  void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also = nullptr);
+
+ private:
+  bool HaveStaging();
+  bool HaveBuffer(uint64_t page_bytes);
+
+  PageLoader& loader_;
+  LoadStats& stats_;
+  std::optional<PageBuffer> buffer_;
+  std::optional<HugeStaging> staging_;
+  bool staging_refused_ = false;
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_WINDOW_LOADER_H_
