@@ -1,4 +1,12 @@
-// `ramjet bench`, as scripts see it. Nothing here depends on how fast anything is.
+// `ramjet bench`, as scripts see it, and whoever sits before it. Nothing here depends on how fast
+// anything is.
+#include <fcntl.h>
+#include <pty.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -35,6 +43,79 @@ CommandResult RunBenchCommand(const std::vector<std::string>& arguments) {
   absl::StatusOr<CommandResult> result = RunCommand(argv, absl::Now() + absl::Minutes(10));
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *std::move(result) : CommandResult{-1, "", ""};
+}
+
+// The command at a terminal: its stdin and stderr are one, its stdout is a file.
+class BenchAtTerminal {
+ public:
+  explicit BenchAtTerminal(const std::vector<std::string>& arguments)
+      : out_path_(testing::TempDir() + "/at_terminal.out") {
+    std::vector<std::string> argv = {RamjetCommand(), "bench"};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    std::vector<char*> raw_argv;
+    for (std::string& word : argv) raw_argv.push_back(word.data());
+    raw_argv.push_back(nullptr);
+    const int out = open(out_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    pid_ = forkpty(&terminal_, nullptr, nullptr, nullptr);
+    if (pid_ != 0) {
+      close(out);
+      return;
+    }
+    dup2(out, STDOUT_FILENO);
+    execv(raw_argv[0], raw_argv.data());
+    _exit(127);
+  }
+  ~BenchAtTerminal() { close(terminal_); }
+  BenchAtTerminal(const BenchAtTerminal&) = delete;
+  BenchAtTerminal& operator=(const BenchAtTerminal&) = delete;
+
+  // Whether the terminal shows `words` before the command ends.
+  bool Shows(const std::string& words) {
+    for (char byte; screen_.find(words) == screen_.npos; screen_ += byte) {
+      if (read(terminal_, &byte, 1) != 1) return false;
+    }
+    return true;
+  }
+  void TypeControlC() const { EXPECT_EQ(write(terminal_, "\x03", 1), 1); }
+
+  // As a shell has it, after the end.
+  int ExitStatus() {
+    for (char byte; read(terminal_, &byte, 1) == 1; screen_ += byte) {
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  const std::string& screen() const { return screen_; }
+  std::string Stdout() const {
+    std::ostringstream text;
+    text << std::ifstream(out_path_).rdbuf();
+    return text.str();
+  }
+
+ private:
+  const std::string out_path_;
+  int terminal_ = -1;
+  pid_t pid_ = -1;
+  std::string screen_;
+};
+
+constexpr uint64_t kSmallPages = 4096;
+
+// 16 MiB of memory, half of it with content, and a second, smaller block.
+std::string WriteSmallSnapshot() {
+  std::string path = testing::TempDir() + "/bench_test.mr";
+  SnapshotContent content;
+  content.blocks.push_back({.idstr = "small",
+                            .used_length = uint64_t{16} * 4096,
+                            .page_size = 4096,
+                            .nonzero = {{0, 16}}});
+  content.blocks.push_back({.idstr = "ram",
+                            .used_length = kSmallPages * 4096,
+                            .page_size = 4096,
+                            .nonzero = {{7, 2000}}});
+  EXPECT_TRUE(WriteSnapshot(content, path).ok());
+  return path;
 }
 
 // Of all runs of a workload.
@@ -147,19 +228,9 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
 
 TEST(Bench, SnapshotWithoutQemuArgumentsIsLoadedIntoOurOwnVm) {
   if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
-  const std::string path = testing::TempDir() + "/bench_test.mr";
-  constexpr uint64_t kPages = 4096;
-  SnapshotContent content;
-  content.blocks.push_back({.idstr = "small",
-                            .used_length = uint64_t{16} * 4096,
-                            .page_size = 4096,
-                            .nonzero = {{0, 16}}});
-  content.blocks.push_back(
-      {.idstr = "ram", .used_length = kPages * 4096, .page_size = 4096, .nonzero = {{7, 2000}}});
-  ASSERT_TRUE(WriteSnapshot(content, path).ok());
   const CommandResult result =
-      RunBenchCommand({path, "--quick", "--cache", "both", "--workload", "touch-all", "--vcpus",
-                       "2", "--pictures", "--json"});
+      RunBenchCommand({WriteSmallSnapshot(), "--quick", "--cache", "both", "--workload",
+                       "touch-all", "--vcpus", "2", "--pictures", "--json"});
   ASSERT_EQ(result.exit_status, 0) << result.err;
   EXPECT_THAT(result.err, HasSubstr("only the benchmark's own VM"));
   const json bench = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
@@ -170,7 +241,7 @@ TEST(Bench, SnapshotWithoutQemuArgumentsIsLoadedIntoOurOwnVm) {
     ExpectPlausible(run);
   }
   EXPECT_EQ(bench["pictures"].size(), bench["runs"].size());
-  ExpectPictures(bench, kPages);
+  ExpectPictures(bench, kSmallPages);
 }
 
 TEST(Bench, PicturesShowMemoryOfQemuFill) {
@@ -185,6 +256,87 @@ TEST(Bench, PicturesShowMemoryOfQemuFill) {
   for (const json& picture : bench["pictures"]) {
     EXPECT_GE(picture["resident"].back()[1], uint64_t{64} << 20);
   }
+}
+
+TEST(Bench, WhoFailsIsNamedAndTheOthersAreStillCompared) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string path = WriteSmallSnapshot();
+  const auto run = [&](const char* flag) {
+    return RunBenchCommand({path, "--rounds", "2", "--cache", "warm", "--no-scaling", "--workload",
+                            "first-work,idle", "--contestant", "stock,full-read,ramjet", flag, "--",
+                            "/bin/false"});
+  };
+  const CommandResult result = run("--json");
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.err, HasSubstr("qemu, first-work, warm: stock: "));
+  const json bench = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(bench.is_object()) << result.out;
+  EXPECT_EQ(bench["rounds"], 2);
+  EXPECT_TRUE(bench["interrupted"].is_null());
+  ASSERT_EQ(bench["failures"].size(), 2u) << "nobody fails twice";
+  for (const json& failure : bench["failures"]) {
+    EXPECT_EQ(failure["where"], "qemu");
+    EXPECT_EQ(failure["round"], 1);
+    EXPECT_THAT(failure["error"], HasSubstr("exit status 1"));
+  }
+  EXPECT_THAT(ContestantsOf(RunsOf(bench, "idle", "warm")),
+              UnorderedElementsAre("full-read", "full-read", "ramjet", "ramjet"));
+  EXPECT_EQ(bench["summary"].size(), 2u);
+
+  const CommandResult table = run("--no-scaling");
+  EXPECT_EQ(table.exit_status, 1);
+  EXPECT_THAT(table.out, HasSubstr("\nstock          FAILED in round 1: "));
+  EXPECT_THAT(table.out, HasSubstr("\nfull-read "));
+}
+
+TEST(Bench, CtrlCShowsTheRoundsThatAreComplete) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string report = testing::TempDir() + "/interrupted";
+  BenchAtTerminal run({WriteSmallSnapshot(), "--rounds", "900", "--cache", "warm", "--workload",
+                       "idle", "--contestant", "full-read,ramjet", "--json", "--report", report});
+  ASSERT_TRUE(run.Shows("] round 3: vm, idle, warm: ")) << run.screen();
+  EXPECT_TRUE(run.Shows(" of 1800] ")) << run.screen();
+  EXPECT_TRUE(run.Shows(" left")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  EXPECT_THAT(run.screen(), HasSubstr("ending after this load"));
+  const json bench = json::parse(run.Stdout(), nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(bench.is_object()) << run.Stdout();
+  EXPECT_EQ(bench["interrupted"], "Ctrl-C");
+  EXPECT_EQ(bench["planned_rounds"], 900);
+  const int rounds = bench["rounds"];
+  EXPECT_GE(rounds, 2);
+  EXPECT_LT(rounds, 900);
+  EXPECT_EQ(bench["runs"].size(), 2u * static_cast<size_t>(rounds));
+  for (const json& load : bench["runs"]) EXPECT_LE(load["round"], rounds);
+  std::ostringstream page;
+  page << std::ifstream(report + "/index.html").rdbuf();
+  EXPECT_THAT(page.str(), HasSubstr("Interrupted</b>: Ctrl-C"));
+}
+
+// The load in hand is given up; whichever of the two threads shows the result, it is shown once.
+TEST(Bench, CtrlCTwiceEndsAtOnceAndShowsTheSame) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  BenchAtTerminal run({WriteSmallSnapshot(), "--rounds", "900", "--cache", "warm", "--workload",
+                       "idle", "--contestant", "full-read,ramjet", "--json"});
+  ASSERT_TRUE(run.Shows("] round 2: vm, idle, warm: ")) << run.screen();
+  run.TypeControlC();
+  ASSERT_TRUE(run.Shows("once more")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  const json bench = json::parse(run.Stdout(), nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(bench.is_object()) << run.Stdout();
+  EXPECT_EQ(bench["interrupted"], "Ctrl-C");
+}
+
+TEST(Bench, CtrlCInTheFirstRoundHasNothingToShow) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  BenchAtTerminal run({WriteSmallSnapshot(), "--rounds", "2", "--cache", "warm"});
+  ASSERT_TRUE(run.Shows("] round 1: vm, touch-all, warm: ")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  EXPECT_THAT(run.screen(), HasSubstr("not one round is complete"));
+  EXPECT_EQ(run.Stdout(), "");
 }
 
 TEST(Bench, WhatIsNotABenchIsRefusedInOneLine) {

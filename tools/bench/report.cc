@@ -61,7 +61,7 @@ constexpr std::array<Column, 14> kColumns = {{
      "guest memory in huge pages once all is resident: the guest runs faster on them"},
 }};
 
-// One "summary" or "pictures" element is of one workload at one place.
+// An element of one of the lists below is of one workload at one place.
 struct Workload {
   std::string where;
   std::string name;
@@ -70,9 +70,12 @@ struct Workload {
   }
 };
 
+// The members that are lists of what was done by whom.
+constexpr const char* kCaseLists[] = {"summary", "failures", "pictures"};
+
 std::vector<Workload> WorkloadsOf(const json& bench) {
   std::vector<Workload> workloads;
-  for (const char* const key : {"summary", "pictures"}) {
+  for (const char* const key : kCaseLists) {
     for (const json& element : Member(bench, key)) {
       if (!element.is_object()) continue;
       const bool known = std::any_of(workloads.begin(), workloads.end(),
@@ -123,7 +126,7 @@ std::vector<std::string> ValuesOf(const std::vector<const json*>& list, const ch
 
 std::vector<const json*> All(const json& bench) {
   std::vector<const json*> all;
-  for (const char* const key : {"summary", "pictures"}) {
+  for (const char* const key : kCaseLists) {
     for (const json& element : Member(bench, key)) all.push_back(&element);
   }
   return all;
@@ -209,6 +212,11 @@ std::string Facts(const json& bench) {
        number(snapshot, "nonzero_bytes", FormatBytes, " of it not zero"),
        number(snapshot, "file_bytes", FormatBytes, " file"),
        number(snapshot, "blocks", FormatCount, " blocks")});
+  const std::string interrupted = text(bench, "interrupted");
+  if (!interrupted.empty()) {
+    add({absl::StrCat("<b class=\"missed\">Interrupted</b>: ", interrupted),
+         number(bench, "planned_rounds", FormatCount, " rounds were planned")});
+  }
   add({number(bench, "rounds", FormatCount, " rounds, the contestants in turn"),
        text(bench, "started"), text(bench, "version", "ramjet ")});
   return absl::StrCat("<p class=\"soft\">", absl::StrJoin(lines, "<br/>\n"), "</p>\n");
@@ -297,7 +305,8 @@ std::string LimitsTable(const json& limits) {
 }
 
 // Medians and spreads, one row for each contestant; without the columns that apply to nobody.
-std::string SummaryTable(const std::vector<const json*>& summaries, absl::string_view cache) {
+std::string SummaryTable(const std::vector<const json*>& summaries,
+                         const std::vector<const json*>& failures, absl::string_view cache) {
   struct Shown {
     const Column* column;
     std::optional<double> best;
@@ -320,7 +329,7 @@ std::string SummaryTable(const std::vector<const json*>& summaries, absl::string
     }
     columns.push_back(shown);
   }
-  if (columns.empty()) return "";
+  if (columns.empty() && failures.empty()) return "";
   std::string html = absl::StrCat("<h3>Medians, ", Escape(cache),
                                   " cache</h3>\n<div class=\"wide\"><table><thead><tr><th></th>");
   for (const Shown& shown : columns) {
@@ -349,6 +358,13 @@ std::string SummaryTable(const std::vector<const json*>& summaries, absl::string
       html += "</td>";
     }
     html += "</tr>\n";
+  }
+  for (const json* failure : failures) {
+    const std::string contestant = TextOf(Member(*failure, "contestant"));
+    absl::StrAppend(&html, "<tr class=\"", ClassOf(contestant), "\"><th>", Escape(contestant),
+                    "</th><td colspan=\"", std::max<size_t>(columns.size(), 1),
+                    "\"><span class=\"missed\">✗ failed</span> ",
+                    Escape(TextOf(Member(*failure, "error"))), "</td></tr>\n");
   }
   return html + "</tbody></table></div>\n";
 }
@@ -391,7 +407,7 @@ std::string WorkloadSection(const json& bench, const Workload& workload, size_t 
   });
   for (const std::string& cache : caches) {
     const std::vector<const json*> summaries = Select(Member(bench, "summary"), workload, cache);
-    tables += SummaryTable(summaries, cache);
+    tables += SummaryTable(summaries, Select(Member(bench, "failures"), workload, cache), cache);
     const Pictures pictures = Select(Member(bench, "pictures"), workload, cache);
     resident += ResidentChart(pictures, ResumedBy(summaries), cache + " cache");
     stalls += StallChart(pictures, cache + " cache");
