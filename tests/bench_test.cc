@@ -394,6 +394,54 @@ TEST(BenchRatios, AreInDoubtWhenTheQuartilesLieOnBothSidesOfTheBar) {
               Each(AllOf(Field(&Ratio::met, false), Field(&Ratio::reliable, true))));
 }
 
+// Of the measurements of two contestants, by column.
+std::vector<Ratio> JudgeFaults(const std::vector<double>& ws, const std::vector<double>& ramjet) {
+  std::vector<Run> runs;
+  for (size_t i = 0; i < ws.size(); ++i) {
+    const int round = static_cast<int>(i) + 1;
+    runs.push_back(
+        {round, {"ramjet-ws", "qemu", "first-work", "warm"}, {{"demand_faults", ws[i]}}});
+    runs.push_back(
+        {round, {"ramjet", "qemu", "first-work", "warm"}, {{"demand_faults", ramjet[i]}}});
+  }
+  const bench::Summary summary(runs);
+  const bench::Limits limits;
+  return bench::ComputeRatios({.summary = summary,
+                               .limits = limits,
+                               .rounds = static_cast<int>(ws.size()),
+                               .sparse_1_gib = {},
+                               .sparse_64_gib = {}});
+}
+
+// The lower quartile of what is divided by was zero, and that counted as if nobody had measured it.
+TEST(BenchRatios, AreInDoubtWhenWhatIsDividedByMayBeNothing) {
+  EXPECT_THAT(JudgeFaults({1, 1, 1, 1, 1}, {0, 0, 100, 100, 100}),
+              Each(AllOf(Field(&Ratio::met, true), Field(&Ratio::reliable, false))));
+  EXPECT_THAT(JudgeFaults({1, 1, 1, 1, 1}, {99, 99, 100, 100, 100}),
+              Each(AllOf(Field(&Ratio::met, true), Field(&Ratio::reliable, true))));
+}
+
+// Our own VM has the largest block only; the content of all of them was once put down to it.
+TEST(BenchRatios, TheEagerRateIsOfWhatOurVmLoads) {
+  const std::vector<bench::Run> runs = {
+      {1, {"ramjet", "vm", "idle", "warm"}, {{"to_resident", 2.0}}},
+  };
+  const bench::Summary summary(runs);
+  bench::Limits limits;
+  limits.Add("uffdio-copy", 1, 1.0);
+  const std::vector<Ratio> ratios = bench::ComputeRatios({.summary = summary,
+                                                          .limits = limits,
+                                                          .nonzero_bytes = 8'000'000'000,
+                                                          .vm_nonzero_bytes = 1'000'000'000,
+                                                          .rounds = 1,
+                                                          .cpus = 1,
+                                                          .sparse_1_gib = {},
+                                                          .sparse_64_gib = {}});
+  ASSERT_EQ(ratios.size(), 1u);
+  EXPECT_EQ(ratios[0].name, "eager rate / bare UFFDIO_COPY loop");
+  EXPECT_NEAR(ratios[0].value, 0.5, 1e-9);
+}
+
 TEST(BenchRatios, OfTwoRoundsAreInDoubt) {
   EXPECT_THAT(Judge({0.9, 0.9}, {0.001, 0.001}), Each(Field(&Ratio::reliable, false)));
 }

@@ -37,6 +37,7 @@ json ToJson(const BenchResult& result) {
       ComputeRatios({.summary = summary,
                      .limits = result.limits,
                      .nonzero_bytes = result.snapshot.nonzero_bytes,
+                     .vm_nonzero_bytes = result.snapshot.largest_block_nonzero_bytes,
                      .pages = result.snapshot.pages,
                      .rounds = result.rounds,
                      .cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)),
