@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -19,6 +20,7 @@
 #include "mappedram/snapshot_writer.h"
 #include "nlohmann/json.hpp"
 #include "tests/qemu_testing.h"
+#include "tools/bench/kvm_toucher.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/measurement.h"
 #include "tools/bench/ratios.h"
@@ -35,6 +37,7 @@ using ::testing::Each;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsSupersetOf;
+using ::testing::StartsWith;
 using ::testing::UnorderedElementsAre;
 
 CommandResult RunBenchCommand(const std::vector<std::string>& arguments) {
@@ -101,6 +104,7 @@ class BenchAtTerminal {
 };
 
 constexpr uint64_t kSmallPages = 4096;
+constexpr uint64_t kSmallNonzeroPages = 2000;
 
 // 16 MiB of memory, half of it with content, and a second, smaller block.
 std::string WriteSmallSnapshot() {
@@ -113,7 +117,7 @@ std::string WriteSmallSnapshot() {
   content.blocks.push_back({.idstr = "ram",
                             .used_length = kSmallPages * 4096,
                             .page_size = 4096,
-                            .nonzero = {{7, 2000}}});
+                            .nonzero = {{7, kSmallNonzeroPages}}});
   EXPECT_TRUE(WriteSnapshot(content, path).ok());
   return path;
 }
@@ -199,6 +203,7 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
   EXPECT_EQ(bench["schema"], "ramjet.bench/1");
   EXPECT_EQ(bench["rounds"], 1);
   EXPECT_GT(bench["machine"]["cpus"], 0);
+  EXPECT_EQ(bench["machine"]["vcpu"], "thread");
   EXPECT_GE(bench["snapshot"]["ram_bytes"], uint64_t{256} << 20);
   EXPECT_GE(bench["snapshot"]["nonzero_bytes"], uint64_t{64} << 20);
 
@@ -339,9 +344,58 @@ TEST(Bench, CtrlCInTheFirstRoundHasNothingToShow) {
   EXPECT_EQ(run.Stdout(), "");
 }
 
+TEST(Bench, KvmVcpusDoEveryWorkloadForEveryContestant) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const absl::Status kvm = bench::KvmIsHere();
+  if (!kvm.ok()) GTEST_SKIP() << kvm;
+  const CommandResult result =
+      RunBenchCommand({WriteSmallSnapshot(), "--quick", "--vcpu", "kvm", "--vcpus", "2", "--json"});
+  ASSERT_EQ(result.exit_status, 0) << result.err;
+  const json bench = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  EXPECT_EQ(bench["machine"]["vcpu"], "kvm");
+  EXPECT_TRUE(bench["machine"].contains("vcpu_note"));
+  for (const char* const workload : {"touch-all", "read-25", "write-25", "zipf"}) {
+    const std::vector<json> runs = RunsOf(bench, workload, "warm");
+    EXPECT_THAT(ContestantsOf(runs),
+                UnorderedElementsAre("full-read", "map-private", "one-page", "ramjet", "ramjet-ws"))
+        << workload;
+    for (const json& run : runs) ExpectPlausible(run);
+  }
+  // Nobody but the guest brings these pages: it has touched all of them, and had to wait for each.
+  for (const json& run : RunsOf(bench, "faults", "warm")) {
+    if (run["contestant"] != "ramjet-demand") continue;
+    EXPECT_EQ(run["demand_faults"], kSmallNonzeroPages);
+    EXPECT_GT(run["stall_us"]["count"], kSmallNonzeroPages / 2);
+  }
+}
+
+// A /dev/kvm that is not KVM's, if there is a true one.
+TEST(Bench, WithoutKvmItsVcpusAreRefused) {
+  std::vector<std::string> argv;
+  if (bench::KvmIsHere().ok()) {
+    argv = {"unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind /dev/null /dev/kvm && exec \"$@\"",
+            "sh"};
+  }
+  argv.insert(argv.end(), {RamjetCommand(), "bench", WriteSmallSnapshot(), "--vcpu", "kvm"});
+  const absl::StatusOr<CommandResult> result = RunCommand(argv, absl::Now() + absl::Minutes(1));
+  ASSERT_TRUE(result.ok()) << result.status();
+  if (!absl::StrContains(result->err, "ramjet bench")) GTEST_SKIP() << result->err;
+  EXPECT_EQ(result->exit_status, 1);
+  EXPECT_EQ(result->out, "");
+  EXPECT_THAT(result->err, StartsWith("ramjet bench: --vcpu kvm: /dev/kvm: "));
+  EXPECT_THAT(result->err, HasSubstr("--vcpu thread"));
+}
+
 TEST(Bench, WhatIsNotABenchIsRefusedInOneLine) {
   EXPECT_EQ(RunBenchCommand({"--contestant", "nobody"}).exit_status, 2);
   EXPECT_EQ(RunBenchCommand({"--rounds", "0"}).exit_status, 2);
+  EXPECT_EQ(RunBenchCommand({"--vcpu", "auto"}).exit_status, 2);
   EXPECT_EQ(RunBenchCommand({"--", "qemu-system-x86_64"}).exit_status, 2);
   const CommandResult result = RunBenchCommand({"/no/such/file"});
   EXPECT_EQ(result.exit_status, 1);

@@ -24,6 +24,7 @@
 #include "tools/bench/bench_guest.h"
 #include "tools/bench/bench_result.h"
 #include "tools/bench/conditions.h"
+#include "tools/bench/kvm_toucher.h"
 #include "tools/bench/measurement.h"
 #include "tools/bench/qemu_bench.h"
 #include "tools/bench/report.h"
@@ -166,7 +167,8 @@ bool Bench::HasFailed(const Case& of) const {
 }
 
 VmBenchOptions Bench::VmOptions(const Case& of) const {
-  VmBenchOptions options = {.snapshot = guest_.snapshot, .of = of, .vcpus = options_.vcpus};
+  VmBenchOptions options = {
+      .snapshot = guest_.snapshot, .of = of, .vcpus = options_.vcpus, .vcpu = options_.vcpu};
   if (of.contestant == "ramjet-ws") {
     options.working_set = scratch_->File(of.workload + ".ws");
   }
@@ -322,6 +324,12 @@ absl::Status Bench::MeasureScaling() {
 }
 
 absl::Status Bench::Measure() {
+  const bool kvm = options_.vcpu == "kvm";
+  const absl::Status possible = kvm ? KvmIsHere() : absl::OkStatus();
+  if (!possible.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--vcpu kvm: ", possible.message(), "; --vcpu thread needs no KVM"));
+  }
   result_.started = absl::Now();
   result_.planned_rounds = rounds();
   absl::StatusOr<BenchGuest> guest = FindGuest(options_, scratch_->path(), ramjet_,
@@ -330,6 +338,9 @@ absl::Status Bench::Measure() {
   guest_ = *std::move(guest);
   result_.snapshot = guest_.summary;
   result_.machine = DescribeMachine(guest_.snapshot);
+  result_.machine["vcpu"] = options_.vcpu;
+  const std::string doubts = kvm ? DoubtsAboutKvm() : "";
+  result_.machine["vcpu_note"] = doubts.empty() ? json() : json(doubts);
   if (guest_.qemu) {
     qemu_ = std::make_unique<QemuBench>(*guest_.qemu, scratch_->path(), ramjet_);
   } else {

@@ -73,8 +73,7 @@ nlohmann::json DescribeMachine(const std::string& path) {
           {"kernel", name.release},
           {"transparent_hugepages", TransparentHugePages()},
           {"filesystem", FileSystem(path)},
-          {"hypervisor", absl::StrContains(absl::StrCat(CpuInfo("flags"), " "), " hypervisor ")},
-          {"vcpu", "thread"}};
+          {"hypervisor", absl::StrContains(absl::StrCat(CpuInfo("flags"), " "), " hypervisor ")}};
 }
 
 absl::StatusOr<SnapshotSummary> DescribeSnapshot(const std::string& path) {

@@ -10,7 +10,8 @@
 
 namespace ramjet::bench {
 
-// "machine" of ramjet.bench/1; `path` is on the file system in question.
+// "machine" of ramjet.bench/1, but for what the vCPUs are; `path` is on the file system in
+// question.
 nlohmann::json DescribeMachine(const std::string& path);
 
 // "snapshot" of ramjet.bench/1, and what else has to be known of it.

@@ -205,7 +205,7 @@ std::string Facts(const json& bench) {
                                                                    : "",
        text(machine, "kernel", "Linux "), text(machine, "filesystem"),
        text(machine, "transparent_hugepages", "transparent huge pages: "),
-       text(machine, "vcpu", "vCPUs of the demo VM: ")});
+       text(machine, "vcpu", "vCPUs of the demo VM: "), text(machine, "vcpu_note")});
   const json& snapshot = Member(bench, "snapshot");
   add({text(snapshot, "path", "Snapshot "),
        number(snapshot, "ram_bytes", FormatBytes, " of guest memory"),

@@ -36,6 +36,11 @@ double Gib(const json& bytes) { return bytes.get<double>() / (1 << 30); }
 std::string Conditions(const json& bench) {
   const json& machine = bench["machine"];
   const json& snapshot = bench["snapshot"];
+  const json& note = machine["vcpu_note"];
+  const std::string vcpus = machine["vcpu"] == "kvm"
+                                ? absl::StrCat("KVM's", note.is_null() ? "" : ", but ",
+                                               note.is_null() ? "" : note.get<std::string>())
+                                : "threads";
   const std::string interrupted =
       bench["interrupted"].is_null()
           ? ""
@@ -48,14 +53,14 @@ std::string Conditions(const json& bench) {
              "%s: %.2f GiB of RAM, %.2f GiB of content. Medians of %d round%s, (max - min) / "
              "median "
              "below.\n"
-             "Warm: the file is in the page cache; cold: none of it is. VM: vCPUs are threads.\n",
+             "Warm: the file is in the page cache; cold: none of it is. VM: vCPUs are %s.\n",
              machine["cpu"].get<std::string>(), machine["cpus"].get<int>(),
              machine["hypervisor"].get<bool>() ? " (virtual)" : "", Gib(machine["memory_bytes"]),
              machine["kernel"].get<std::string>(),
              machine["transparent_hugepages"].get<std::string>(),
              machine["filesystem"].get<std::string>(), snapshot["path"].get<std::string>(),
              Gib(snapshot["ram_bytes"]), Gib(snapshot["nonzero_bytes"]), bench["rounds"].get<int>(),
-             bench["rounds"] == 1 ? "" : "s");
+             bench["rounds"] == 1 ? "" : "s", vcpus);
 }
 
 // Two lines, medians and spreads; one, if there is no spread.
