@@ -263,13 +263,14 @@ TEST(Bench, PicturesShowMemoryOfQemuFill) {
   }
 }
 
+// The emulator is a program that only complains, and not even in UTF-8.
 TEST(Bench, WhoFailsIsNamedAndTheOthersAreStillCompared) {
   if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
   const std::string path = WriteSmallSnapshot();
   const auto run = [&](const char* flag) {
     return RunBenchCommand({path, "--rounds", "2", "--cache", "warm", "--no-scaling", "--workload",
                             "first-work,idle", "--contestant", "stock,full-read,ramjet", flag, "--",
-                            "/bin/false"});
+                            "sh", "-c", "printf 'no \\377' >&2; exit 1"});
   };
   const CommandResult result = run("--json");
   EXPECT_EQ(result.exit_status, 1);
@@ -283,6 +284,7 @@ TEST(Bench, WhoFailsIsNamedAndTheOthersAreStillCompared) {
     EXPECT_EQ(failure["where"], "qemu");
     EXPECT_EQ(failure["round"], 1);
     EXPECT_THAT(failure["error"], HasSubstr("exit status 1"));
+    EXPECT_THAT(failure["error"], HasSubstr("no \uFFFD"));
   }
   EXPECT_THAT(ContestantsOf(RunsOf(bench, "idle", "warm")),
               UnorderedElementsAre("full-read", "full-read", "ramjet", "ramjet"));

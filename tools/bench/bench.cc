@@ -383,9 +383,11 @@ absl::Status Bench::Print(const std::string& interrupted) {
     return absl::FailedPreconditionError("not one round is complete: there is nothing to show");
   }
   complete_.interrupted = interrupted;
-  const json bench = ToJson(complete_);
-  const std::string words =
-      options_.json ? bench.dump(2) + "\n" : BenchTable(bench, Compare(complete_));
+  // Neither a path nor what a program has said when it failed need be UTF-8.
+  const std::string text =
+      ToJson(complete_).dump(2, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
+  const json bench = json::parse(text);
+  const std::string words = options_.json ? text + "\n" : BenchTable(bench, Compare(complete_));
   std::fputs(words.c_str(), stdout);
   std::fflush(stdout);
   if (options_.report_directory.empty()) return absl::OkStatus();

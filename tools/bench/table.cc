@@ -50,9 +50,8 @@ std::string Conditions(const json& bench) {
   return interrupted +
          absl::StrFormat(
              "%s, %d CPUs%s, %.1f GiB; Linux %s, huge pages: %s; %s\n"
-             "%s: %.2f GiB of RAM, %.2f GiB of content. Medians of %d round%s, (max - min) / "
-             "median "
-             "below.\n"
+             "%s: %.2f GiB of RAM, %.2f GiB of content. Medians of %d round%s, "
+             "(max - min) / median below.\n"
              "Warm: the file is in the page cache; cold: none of it is. VM: vCPUs are %s.\n",
              machine["cpu"].get<std::string>(), machine["cpus"].get<int>(),
              machine["hypervisor"].get<bool>() ? " (virtual)" : "", Gib(machine["memory_bytes"]),
