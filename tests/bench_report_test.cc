@@ -206,6 +206,36 @@ TEST(BenchReport, MapsMemoryInAddressOrder) {
   EXPECT_THAT(page, HasSubstr("working set 25.0 %, demand 12.5 %, eager 25.0 %, present 12.5 %"));
 }
 
+TEST(BenchReport, SaysWhoFailedAndWhy) {
+  json bench = Bench();
+  const auto fail = [&](const char* contestant, const char* workload) {
+    bench["failures"].push_back({{"round", 2},
+                                 {"contestant", contestant},
+                                 {"where", "vm"},
+                                 {"workload", workload},
+                                 {"cache", "cold"},
+                                 {"error", "exit status 1: no memory"}});
+  };
+  fail("one-page", "read-25");
+  fail("map-private", "zipf");  // where nobody else has anything to show
+  const std::string page = ReportHtml(bench);
+  ExpectSound({page});
+  const std::string text = ParsedText({page});
+  EXPECT_THAT(text, HasSubstr("one-page✗ failed exit status 1: no memory"));
+  EXPECT_THAT(text, HasSubstr("map-private✗ failed exit status 1: no memory"));
+  EXPECT_EQ(Count(page, "✗ failed"), 2u);
+}
+
+TEST(BenchReport, SaysThatItIsNotOfAllRounds) {
+  json bench = Bench();
+  bench["interrupted"] = nullptr;
+  EXPECT_THAT(ReportHtml(bench), Not(HasSubstr("Interrupted")));
+  bench["interrupted"] = "Ctrl-C";
+  bench["planned_rounds"] = 7;
+  const std::string text = ParsedText({ReportHtml(bench)});
+  EXPECT_THAT(text, HasSubstr("Interrupted: Ctrl-C · 7 rounds were planned"));
+}
+
 TEST(BenchReport, WithoutPicturesNothingIsSaidOfThem) {
   json bench = Bench();
   bench.erase("pictures");
@@ -228,8 +258,8 @@ TEST(BenchReport, LeavesOutWhatIsNotOfTheSchema) {
   const json bad[] = {json(),      json(true),       json("text"),  json(-1), json(std::nan("")),
                       json(1e300), json::array({1}), json::object()};
   std::vector<std::string> pages;
-  for (const char* const key :
-       {"machine", "snapshot", "limits", "summary", "ratios", "pictures", "rounds"}) {
+  for (const char* const key : {"machine", "snapshot", "limits", "summary", "failures", "ratios",
+                                "pictures", "rounds", "interrupted"}) {
     for (const json& value : bad) {
       json bench = Bench();
       bench[key] = value;

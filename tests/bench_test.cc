@@ -1,8 +1,17 @@
-// `ramjet bench`, as scripts see it. Nothing here depends on how fast anything is.
+// `ramjet bench`, as scripts see it, and whoever sits before it. Nothing here depends on how fast
+// anything is.
+#include <fcntl.h>
+#include <pty.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -11,6 +20,7 @@
 #include "mappedram/snapshot_writer.h"
 #include "nlohmann/json.hpp"
 #include "tests/qemu_testing.h"
+#include "tools/bench/kvm_toucher.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/measurement.h"
 #include "tools/bench/ratios.h"
@@ -27,6 +37,7 @@ using ::testing::Each;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsSupersetOf;
+using ::testing::StartsWith;
 using ::testing::UnorderedElementsAre;
 
 CommandResult RunBenchCommand(const std::vector<std::string>& arguments) {
@@ -35,6 +46,80 @@ CommandResult RunBenchCommand(const std::vector<std::string>& arguments) {
   absl::StatusOr<CommandResult> result = RunCommand(argv, absl::Now() + absl::Minutes(10));
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *std::move(result) : CommandResult{-1, "", ""};
+}
+
+// The command at a terminal: its stdin and stderr are one, its stdout is a file.
+class BenchAtTerminal {
+ public:
+  explicit BenchAtTerminal(const std::vector<std::string>& arguments)
+      : out_path_(testing::TempDir() + "/at_terminal.out") {
+    std::vector<std::string> argv = {RamjetCommand(), "bench"};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    std::vector<char*> raw_argv;
+    for (std::string& word : argv) raw_argv.push_back(word.data());
+    raw_argv.push_back(nullptr);
+    const int out = open(out_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    pid_ = forkpty(&terminal_, nullptr, nullptr, nullptr);
+    if (pid_ != 0) {
+      close(out);
+      return;
+    }
+    dup2(out, STDOUT_FILENO);
+    execv(raw_argv[0], raw_argv.data());
+    _exit(127);
+  }
+  ~BenchAtTerminal() { close(terminal_); }
+  BenchAtTerminal(const BenchAtTerminal&) = delete;
+  BenchAtTerminal& operator=(const BenchAtTerminal&) = delete;
+
+  // Whether the terminal shows `words` before the command ends.
+  bool Shows(const std::string& words) {
+    for (char byte; screen_.find(words) == screen_.npos; screen_ += byte) {
+      if (read(terminal_, &byte, 1) != 1) return false;
+    }
+    return true;
+  }
+  void TypeControlC() const { EXPECT_EQ(write(terminal_, "\x03", 1), 1); }
+
+  // As a shell has it, after the end.
+  int ExitStatus() {
+    for (char byte; read(terminal_, &byte, 1) == 1; screen_ += byte) {
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  const std::string& screen() const { return screen_; }
+  std::string Stdout() const {
+    std::ostringstream text;
+    text << std::ifstream(out_path_).rdbuf();
+    return text.str();
+  }
+
+ private:
+  const std::string out_path_;
+  int terminal_ = -1;
+  pid_t pid_ = -1;
+  std::string screen_;
+};
+
+constexpr uint64_t kSmallPages = 4096;
+constexpr uint64_t kSmallNonzeroPages = 2000;
+
+// 16 MiB of memory, half of it with content, and a second, smaller block.
+std::string WriteSmallSnapshot() {
+  std::string path = testing::TempDir() + "/bench_test.mr";
+  SnapshotContent content;
+  content.blocks.push_back({.idstr = "small",
+                            .used_length = uint64_t{16} * 4096,
+                            .page_size = 4096,
+                            .nonzero = {{0, 16}}});
+  content.blocks.push_back({.idstr = "ram",
+                            .used_length = kSmallPages * 4096,
+                            .page_size = 4096,
+                            .nonzero = {{7, kSmallNonzeroPages}}});
+  EXPECT_TRUE(WriteSnapshot(content, path).ok());
+  return path;
 }
 
 // Of all runs of a workload.
@@ -118,6 +203,7 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
   EXPECT_EQ(bench["schema"], "ramjet.bench/1");
   EXPECT_EQ(bench["rounds"], 1);
   EXPECT_GT(bench["machine"]["cpus"], 0);
+  EXPECT_EQ(bench["machine"]["vcpu"], "thread");
   EXPECT_GE(bench["snapshot"]["ram_bytes"], uint64_t{256} << 20);
   EXPECT_GE(bench["snapshot"]["nonzero_bytes"], uint64_t{64} << 20);
 
@@ -147,19 +233,9 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
 
 TEST(Bench, SnapshotWithoutQemuArgumentsIsLoadedIntoOurOwnVm) {
   if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
-  const std::string path = testing::TempDir() + "/bench_test.mr";
-  constexpr uint64_t kPages = 4096;
-  SnapshotContent content;
-  content.blocks.push_back({.idstr = "small",
-                            .used_length = uint64_t{16} * 4096,
-                            .page_size = 4096,
-                            .nonzero = {{0, 16}}});
-  content.blocks.push_back(
-      {.idstr = "ram", .used_length = kPages * 4096, .page_size = 4096, .nonzero = {{7, 2000}}});
-  ASSERT_TRUE(WriteSnapshot(content, path).ok());
   const CommandResult result =
-      RunBenchCommand({path, "--quick", "--cache", "both", "--workload", "touch-all", "--vcpus",
-                       "2", "--pictures", "--json"});
+      RunBenchCommand({WriteSmallSnapshot(), "--quick", "--cache", "both", "--workload",
+                       "touch-all", "--vcpus", "2", "--pictures", "--json"});
   ASSERT_EQ(result.exit_status, 0) << result.err;
   EXPECT_THAT(result.err, HasSubstr("only the benchmark's own VM"));
   const json bench = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
@@ -170,7 +246,7 @@ TEST(Bench, SnapshotWithoutQemuArgumentsIsLoadedIntoOurOwnVm) {
     ExpectPlausible(run);
   }
   EXPECT_EQ(bench["pictures"].size(), bench["runs"].size());
-  ExpectPictures(bench, kPages);
+  ExpectPictures(bench, kSmallPages);
 }
 
 TEST(Bench, PicturesShowMemoryOfQemuFill) {
@@ -187,9 +263,141 @@ TEST(Bench, PicturesShowMemoryOfQemuFill) {
   }
 }
 
+// The emulator is a program that only complains, and not even in UTF-8.
+TEST(Bench, WhoFailsIsNamedAndTheOthersAreStillCompared) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string path = WriteSmallSnapshot();
+  const auto run = [&](const char* flag) {
+    return RunBenchCommand({path, "--rounds", "2", "--cache", "warm", "--no-scaling", "--workload",
+                            "first-work,idle", "--contestant", "stock,full-read,ramjet", flag, "--",
+                            "sh", "-c", "printf 'no \\377' >&2; exit 1"});
+  };
+  const CommandResult result = run("--json");
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.err, HasSubstr("qemu, first-work, warm: stock: "));
+  const json bench = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(bench.is_object()) << result.out;
+  EXPECT_EQ(bench["rounds"], 2);
+  EXPECT_TRUE(bench["interrupted"].is_null());
+  ASSERT_EQ(bench["failures"].size(), 2u) << "nobody fails twice";
+  for (const json& failure : bench["failures"]) {
+    EXPECT_EQ(failure["where"], "qemu");
+    EXPECT_EQ(failure["round"], 1);
+    EXPECT_THAT(failure["error"], HasSubstr("exit status 1"));
+    EXPECT_THAT(failure["error"], HasSubstr("no \uFFFD"));
+  }
+  EXPECT_THAT(ContestantsOf(RunsOf(bench, "idle", "warm")),
+              UnorderedElementsAre("full-read", "full-read", "ramjet", "ramjet"));
+  EXPECT_EQ(bench["summary"].size(), 2u);
+
+  const CommandResult table = run("--no-scaling");
+  EXPECT_EQ(table.exit_status, 1);
+  EXPECT_THAT(table.out, HasSubstr("\nstock          FAILED in round 1: "));
+  EXPECT_THAT(table.out, HasSubstr("\nfull-read "));
+}
+
+TEST(Bench, CtrlCShowsTheRoundsThatAreComplete) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string report = testing::TempDir() + "/interrupted";
+  BenchAtTerminal run({WriteSmallSnapshot(), "--rounds", "900", "--cache", "warm", "--workload",
+                       "idle", "--contestant", "full-read,ramjet", "--json", "--report", report});
+  ASSERT_TRUE(run.Shows("] round 3: vm, idle, warm: ")) << run.screen();
+  EXPECT_TRUE(run.Shows(" of 1800] ")) << run.screen();
+  EXPECT_TRUE(run.Shows(" left")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  EXPECT_THAT(run.screen(), HasSubstr("ending after this load"));
+  const json bench = json::parse(run.Stdout(), nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(bench.is_object()) << run.Stdout();
+  EXPECT_EQ(bench["interrupted"], "Ctrl-C");
+  EXPECT_EQ(bench["planned_rounds"], 900);
+  const int rounds = bench["rounds"];
+  EXPECT_GE(rounds, 2);
+  EXPECT_LT(rounds, 900);
+  EXPECT_EQ(bench["runs"].size(), 2u * static_cast<size_t>(rounds));
+  for (const json& load : bench["runs"]) EXPECT_LE(load["round"], rounds);
+  std::ostringstream page;
+  page << std::ifstream(report + "/index.html").rdbuf();
+  EXPECT_THAT(page.str(), HasSubstr("Interrupted</b>: Ctrl-C"));
+}
+
+// The load in hand is given up; whichever of the two threads shows the result, it is shown once.
+TEST(Bench, CtrlCTwiceEndsAtOnceAndShowsTheSame) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  BenchAtTerminal run({WriteSmallSnapshot(), "--rounds", "900", "--cache", "warm", "--workload",
+                       "idle", "--contestant", "full-read,ramjet", "--json"});
+  ASSERT_TRUE(run.Shows("] round 2: vm, idle, warm: ")) << run.screen();
+  run.TypeControlC();
+  ASSERT_TRUE(run.Shows("once more")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  const json bench = json::parse(run.Stdout(), nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(bench.is_object()) << run.Stdout();
+  EXPECT_EQ(bench["interrupted"], "Ctrl-C");
+}
+
+TEST(Bench, CtrlCInTheFirstRoundHasNothingToShow) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  BenchAtTerminal run({WriteSmallSnapshot(), "--rounds", "2", "--cache", "warm"});
+  ASSERT_TRUE(run.Shows("] round 1: vm, touch-all, warm: ")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  EXPECT_THAT(run.screen(), HasSubstr("not one round is complete"));
+  EXPECT_EQ(run.Stdout(), "");
+}
+
+TEST(Bench, KvmVcpusDoEveryWorkloadForEveryContestant) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const absl::Status kvm = bench::KvmIsHere();
+  if (!kvm.ok()) GTEST_SKIP() << kvm;
+  const CommandResult result =
+      RunBenchCommand({WriteSmallSnapshot(), "--quick", "--vcpu", "kvm", "--vcpus", "2", "--json"});
+  ASSERT_EQ(result.exit_status, 0) << result.err;
+  const json bench = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  EXPECT_EQ(bench["machine"]["vcpu"], "kvm");
+  EXPECT_TRUE(bench["machine"].contains("vcpu_note"));
+  for (const char* const workload : {"touch-all", "read-25", "write-25", "zipf"}) {
+    const std::vector<json> runs = RunsOf(bench, workload, "warm");
+    EXPECT_THAT(ContestantsOf(runs),
+                UnorderedElementsAre("full-read", "map-private", "one-page", "ramjet", "ramjet-ws"))
+        << workload;
+    for (const json& run : runs) ExpectPlausible(run);
+  }
+  // Nobody but the guest brings these pages: it has touched all of them, and had to wait for each.
+  for (const json& run : RunsOf(bench, "faults", "warm")) {
+    if (run["contestant"] != "ramjet-demand") continue;
+    EXPECT_EQ(run["demand_faults"], kSmallNonzeroPages);
+    EXPECT_GT(run["stall_us"]["count"], kSmallNonzeroPages / 2);
+  }
+}
+
+// A /dev/kvm that is not KVM's, if there is a true one.
+TEST(Bench, WithoutKvmItsVcpusAreRefused) {
+  std::vector<std::string> argv;
+  if (bench::KvmIsHere().ok()) {
+    argv = {"unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind /dev/null /dev/kvm && exec \"$@\"",
+            "sh"};
+  }
+  argv.insert(argv.end(), {RamjetCommand(), "bench", WriteSmallSnapshot(), "--vcpu", "kvm"});
+  const absl::StatusOr<CommandResult> result = RunCommand(argv, absl::Now() + absl::Minutes(1));
+  ASSERT_TRUE(result.ok()) << result.status();
+  if (!absl::StrContains(result->err, "ramjet bench")) GTEST_SKIP() << result->err;
+  EXPECT_EQ(result->exit_status, 1);
+  EXPECT_EQ(result->out, "");
+  EXPECT_THAT(result->err, StartsWith("ramjet bench: --vcpu kvm: /dev/kvm: "));
+  EXPECT_THAT(result->err, HasSubstr("--vcpu thread"));
+}
+
 TEST(Bench, WhatIsNotABenchIsRefusedInOneLine) {
   EXPECT_EQ(RunBenchCommand({"--contestant", "nobody"}).exit_status, 2);
   EXPECT_EQ(RunBenchCommand({"--rounds", "0"}).exit_status, 2);
+  EXPECT_EQ(RunBenchCommand({"--vcpu", "auto"}).exit_status, 2);
   EXPECT_EQ(RunBenchCommand({"--", "qemu-system-x86_64"}).exit_status, 2);
   const CommandResult result = RunBenchCommand({"/no/such/file"});
   EXPECT_EQ(result.exit_status, 1);
@@ -240,6 +448,54 @@ TEST(BenchRatios, AreInDoubtWhenTheQuartilesLieOnBothSidesOfTheBar) {
               Each(AllOf(Field(&Ratio::met, true), Field(&Ratio::reliable, true))));
   EXPECT_THAT(Judge({0.1, 0.1, 0.1, 0.1}, {0.01, 0.01, 0.02, 0.02}),
               Each(AllOf(Field(&Ratio::met, false), Field(&Ratio::reliable, true))));
+}
+
+// Of the measurements of two contestants, by column.
+std::vector<Ratio> JudgeFaults(const std::vector<double>& ws, const std::vector<double>& ramjet) {
+  std::vector<Run> runs;
+  for (size_t i = 0; i < ws.size(); ++i) {
+    const int round = static_cast<int>(i) + 1;
+    runs.push_back(
+        {round, {"ramjet-ws", "qemu", "first-work", "warm"}, {{"demand_faults", ws[i]}}});
+    runs.push_back(
+        {round, {"ramjet", "qemu", "first-work", "warm"}, {{"demand_faults", ramjet[i]}}});
+  }
+  const bench::Summary summary(runs);
+  const bench::Limits limits;
+  return bench::ComputeRatios({.summary = summary,
+                               .limits = limits,
+                               .rounds = static_cast<int>(ws.size()),
+                               .sparse_1_gib = {},
+                               .sparse_64_gib = {}});
+}
+
+// The lower quartile of what is divided by was zero, and that counted as if nobody had measured it.
+TEST(BenchRatios, AreInDoubtWhenWhatIsDividedByMayBeNothing) {
+  EXPECT_THAT(JudgeFaults({1, 1, 1, 1, 1}, {0, 0, 100, 100, 100}),
+              Each(AllOf(Field(&Ratio::met, true), Field(&Ratio::reliable, false))));
+  EXPECT_THAT(JudgeFaults({1, 1, 1, 1, 1}, {99, 99, 100, 100, 100}),
+              Each(AllOf(Field(&Ratio::met, true), Field(&Ratio::reliable, true))));
+}
+
+// Our own VM has the largest block only; the content of all of them was once put down to it.
+TEST(BenchRatios, TheEagerRateIsOfWhatOurVmLoads) {
+  const std::vector<bench::Run> runs = {
+      {1, {"ramjet", "vm", "idle", "warm"}, {{"to_resident", 2.0}}},
+  };
+  const bench::Summary summary(runs);
+  bench::Limits limits;
+  limits.Add("uffdio-copy", 1, 1.0);
+  const std::vector<Ratio> ratios = bench::ComputeRatios({.summary = summary,
+                                                          .limits = limits,
+                                                          .nonzero_bytes = 8'000'000'000,
+                                                          .vm_nonzero_bytes = 1'000'000'000,
+                                                          .rounds = 1,
+                                                          .cpus = 1,
+                                                          .sparse_1_gib = {},
+                                                          .sparse_64_gib = {}});
+  ASSERT_EQ(ratios.size(), 1u);
+  EXPECT_EQ(ratios[0].name, "eager rate / bare UFFDIO_COPY loop");
+  EXPECT_NEAR(ratios[0].value, 0.5, 1e-9);
 }
 
 TEST(BenchRatios, OfTwoRoundsAreInDoubt) {

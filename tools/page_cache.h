@@ -11,8 +11,8 @@ namespace ramjet {
 
 enum class CacheState { kWarm, kCold };
 
-// Makes the whole file be in the page cache (warm), or none of it (cold): fsync, then
-// posix_fadvise(DONTNEED), which needs no privilege and leaves the rest of the machine alone.
+// Makes all of the file but its holes be in the page cache (warm), or none of it (cold): fsync,
+// then posix_fadvise(DONTNEED), which needs no privilege and leaves the rest of the machine alone.
 // FailedPrecondition if mincore(2) finds that it has not worked.
 absl::Status SetCacheState(const std::string& path, CacheState state);
 

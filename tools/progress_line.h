@@ -9,7 +9,8 @@
 
 namespace ramjet {
 
-// One line on standard error, overwritten by the next and gone at the end; nothing in a pipe.
+// One line on standard error, overwritten by the next and gone at the end; nothing in a pipe. Any
+// thread may show something.
 class ProgressLine {
  public:
   ProgressLine() = default;

@@ -66,7 +66,7 @@ constexpr char kBenchDescription[] =
 constexpr char kBenchFooter[] =
     "Without SNAPSHOT a small Linux guest is booted and saved first. With one, and what its QEMU\n"
     "is started with (no -incoming, no snapshot) behind --, QEMU takes part; without that only a\n"
-    "VM of our own does, whose vCPUs are threads that touch memory.\n"
+    "VM of our own does, whose vCPUs are threads that touch memory, or KVM's.\n"
     "\n"
     "  in QEMU:    stock, stock-multifd, ramjet, ramjet-ws (with a recorded working set),\n"
     "              floor (stock, without the content)\n"
@@ -76,8 +76,8 @@ constexpr char kBenchFooter[] =
     "\n"
     "The machine's own limits are measured between the rounds, and ratios are given with the bars\n"
     "that ramjet is held to. Do nothing else on the machine meanwhile; five rounds of everything\n"
-    "take long, so choose with --contestant and --workload. What the words mean:\n"
-    "docs/performance.md.\n"
+    "take long, so choose with --contestant and --workload. Ctrl-C shows the complete rounds.\n"
+    "What the words mean: docs/performance.md.\n"
     "\n"
     "Examples:\n"
     "  ramjet bench --report /tmp/bench\n"
@@ -210,6 +210,8 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember(ramjet::bench::WorkloadNames()));
   bench->add_option("--vcpus", bench_options.vcpus, "vCPUs of our VM (default: 1)")
       ->check(CLI::Range(1, 64));
+  bench->add_option("--vcpu", bench_options.vcpu, "What they are: thread (default), kvm")
+      ->check(CLI::IsMember({"thread", "kvm"}));
   bench->add_option("--memory", bench_options.memory_mib, "Memory of the guest (default: 1024)")
       ->type_name("MIB")
       ->check(CLI::Range(uint64_t{192}, uint64_t{65536}));
@@ -238,6 +240,7 @@ int main(int argc, char** argv) {
   bench_vm->add_option("--workload", vm_options.of.workload)->required();
   bench_vm->add_option("--cache", vm_options.of.cache)->required();
   bench_vm->add_option("--vcpus", vm_options.vcpus);
+  bench_vm->add_option("--vcpu", vm_options.vcpu);
   bench_vm->add_option("--working-set", vm_options.working_set);
   bench_vm->add_option("--record", vm_options.record);
   bench_vm->add_flag("--picture", vm_options.picture);

@@ -4,24 +4,29 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <memory>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "tools/bench/bench_guest.h"
-#include "tools/bench/c_face.h"
+#include "tools/bench/bench_result.h"
 #include "tools/bench/conditions.h"
-#include "tools/bench/limits.h"
+#include "tools/bench/kvm_toucher.h"
 #include "tools/bench/measurement.h"
 #include "tools/bench/qemu_bench.h"
-#include "tools/bench/ratios.h"
 #include "tools/bench/report.h"
 #include "tools/bench/table.h"
 #include "tools/bench/vm_bench.h"
@@ -41,6 +46,9 @@ const std::vector<std::string> kVmContestants = {"full-read", "map-private", "on
                                                  "ramjet-ws"};
 const std::vector<std::string> kVmWorkloads = {"touch-all", "read-25", "write-25", "zipf"};
 
+// As a shell has it of a program that Ctrl-C has ended.
+constexpr int kInterruptedStatus = 130;
+
 void Complain(absl::string_view words) {
   std::fprintf(stderr, "ramjet bench: %s\n", std::string{words}.c_str());
 }
@@ -57,16 +65,35 @@ struct Group {
   std::vector<std::string> contestants;
 };
 
+// "about 12 min left", if the rest goes on as fast.
+std::string TimeLeft(absl::Duration elapsed, size_t done, size_t count) {
+  if (done == 0) return "";
+  const double seconds = absl::ToDoubleSeconds(elapsed) / static_cast<double>(done) *
+                         static_cast<double>(count - done);
+  return seconds < 90 ? absl::StrFormat("; about %.0f s left", seconds)
+                      : absl::StrFormat("; about %.0f min left", seconds / 60);
+}
+
+// The rounds, in one thread; what is complete of them is shown by it in the end, or by the thread
+// that hears Ctrl-C.
 class Bench {
  public:
-  Bench(const BenchOptions& options, std::string directory)
-      : options_(options), directory_(std::move(directory)), ramjet_(RamjetBesideUs()) {}
+  static absl::StatusOr<std::unique_ptr<Bench>> Create(const BenchOptions& options);
 
-  absl::StatusOr<json> Measure();
-  std::string Table(const json& bench) const { return BenchTable(bench, Summary(runs_)); }
+  // Measures and prints. Returns the exit status.
+  int Run();
 
  private:
+  explicit Bench(const BenchOptions& options) : options_(options), ramjet_(RamjetBesideUs()) {}
+
+  // In a thread of its own: whether we go on until the load in hand has ended.
+  bool OutlivesInterrupt();
+  absl::Status Interrupted() const {
+    return interrupted_ ? absl::CancelledError("Ctrl-C") : absl::OkStatus();
+  }
+
   int rounds() const { return options_.rounds > 0 ? options_.rounds : options_.quick ? 1 : 5; }
+  absl::Status Measure();
   absl::Status PlanGroups();
   absl::Status Prepare(const Case& of);
   absl::Status RunRound(int round);
@@ -75,26 +102,75 @@ class Bench {
   absl::Status MeasureScaling();
   VmBenchOptions VmOptions(const Case& of) const;
   void Show(const std::string& words) { progress_.Show(words); }
+  void NoteFailure(int round, const Case& of, const absl::Status& why);
+  bool HasFailed(const Case& of) const;
+
+  // Makes what has been found so far what is shown if nothing more comes.
+  void Publish();
+  // Once: shows what was published. FailedPrecondition: no round is complete.
+  absl::Status Print(const std::string& interrupted);
 
   const BenchOptions& options_;
-  const std::string directory_;
   const std::string ramjet_;
-  ProgressLine progress_;
+  ProgressLine progress_;  // any thread
+  std::atomic<bool> rounds_begun_{false};
+  std::atomic<bool> interrupted_{false};
+  // The measuring thread's own.
   BenchGuest guest_;
   std::unique_ptr<QemuBench> qemu_;  // null: QEMU takes no part
   std::vector<Group> groups_;
+  absl::Time first_load_;
   size_t done_ = 0;
-  std::vector<Run> runs_;
-  Limits limits_;
-  json pictures_ = json::array();
-  std::vector<double> sparse_1_gib_;
-  std::vector<double> sparse_64_gib_;
+  BenchResult result_;
+
+  absl::Mutex mu_;
+  BenchResult complete_ ABSL_GUARDED_BY(mu_);
+  bool printed_ ABSL_GUARDED_BY(mu_) = false;
+
+  // Has the thread that calls OutlivesInterrupt().
+  std::unique_ptr<ScratchDir> scratch_;
 };
 
+absl::StatusOr<std::unique_ptr<Bench>> Bench::Create(const BenchOptions& options) {
+  std::unique_ptr<Bench> bench(new Bench(options));
+  absl::StatusOr<std::unique_ptr<ScratchDir>> scratch =
+      ScratchDir::Create([bench = bench.get()] { return bench->OutlivesInterrupt(); });
+  if (!scratch.ok()) return scratch.status();
+  bench->scratch_ = *std::move(scratch);
+  return bench;
+}
+
+bool Bench::OutlivesInterrupt() {
+  if (!rounds_begun_) return false;
+  Show("");
+  if (!interrupted_.exchange(true)) {
+    Complain("Ctrl-C: ending after this load; once more, and it is given up");
+    return true;
+  }
+  const absl::Status printed = Print("Ctrl-C");
+  if (!printed.ok()) Complain(printed.message());
+  return false;
+}
+
+void Bench::NoteFailure(int round, const Case& of, const absl::Status& why) {
+  Failure failure = {.round = round, .of = of, .why = std::string(why.message())};
+  absl::StripAsciiWhitespace(&failure.why);
+  absl::StrReplaceAll({{"\n", "; "}}, &failure.why);
+  Show("");
+  Complain(absl::StrCat(of.ToString(), ": ", failure.why));
+  result_.failures.push_back(std::move(failure));
+}
+
+bool Bench::HasFailed(const Case& of) const {
+  return std::any_of(result_.failures.begin(), result_.failures.end(),
+                     [&](const Failure& failure) { return failure.of == of; });
+}
+
 VmBenchOptions Bench::VmOptions(const Case& of) const {
-  VmBenchOptions options = {.snapshot = guest_.snapshot, .of = of, .vcpus = options_.vcpus};
+  VmBenchOptions options = {
+      .snapshot = guest_.snapshot, .of = of, .vcpus = options_.vcpus, .vcpu = options_.vcpu};
   if (of.contestant == "ramjet-ws") {
-    options.working_set = absl::StrCat(directory_, "/", of.workload, ".ws");
+    options.working_set = scratch_->File(of.workload + ".ws");
   }
   return options;
 }
@@ -113,70 +189,81 @@ absl::Status Bench::PlanGroups() {
   if (options_.cache == "warm" || (options_.cache.empty() && options_.quick)) caches = {"warm"};
   if (options_.cache == "cold") caches = {"cold"};
   const auto add = [&](const char* where, const std::string& workload,
-                       const std::vector<std::string>& contestants) -> absl::Status {
-    if (!Chosen(options_.workloads, workload)) return absl::OkStatus();
+                       const std::vector<std::string>& contestants) {
+    if (!Chosen(options_.workloads, workload)) return;
     Group group = {.where = where, .workload = workload, .cache = "", .contestants = {}};
     for (const std::string& contestant : contestants) {
       // What serves a figure of ramjet's goes with it.
       const bool serves = contestant == "ramjet-demand" || contestant == "fault-loop";
       if (!Chosen(options_.contestants, serves ? "ramjet" : contestant)) continue;
-      absl::Status prepared = Prepare({contestant, where, workload, "warm"});
-      if (!prepared.ok()) return prepared;
-      group.contestants.push_back(contestant);
+      const absl::Status prepared = Prepare({contestant, where, workload, "warm"});
+      if (prepared.ok()) {
+        group.contestants.push_back(contestant);
+        continue;
+      }
+      for (const std::string& cache : caches) {
+        NoteFailure(0, {contestant, where, workload, cache}, prepared);
+      }
     }
     for (const std::string& cache : caches) {
       group.cache = cache;
       if (!group.contestants.empty()) groups_.push_back(group);
     }
-    return absl::OkStatus();
   };
-  absl::Status added;
-  if (qemu_ != nullptr) added.Update(add("qemu", "first-work", kQemuContestants));
-  for (const std::string& workload : kVmWorkloads) {
-    added.Update(add("vm", workload, kVmContestants));
-  }
-  added.Update(add("vm", "idle", {"full-read", "one-page", "ramjet"}));
-  added.Update(add("vm", "faults", {"ramjet", "ramjet-demand", "fault-loop"}));
-  if (added.ok() && groups_.empty()) {
-    return absl::InvalidArgumentError("none of these contestants has one of these workloads here");
-  }
-  return added;
+  if (qemu_ != nullptr) add("qemu", "first-work", kQemuContestants);
+  for (const std::string& workload : kVmWorkloads) add("vm", workload, kVmContestants);
+  add("vm", "idle", {"full-read", "one-page", "ramjet"});
+  add("vm", "faults", {"ramjet", "ramjet-demand", "fault-loop"});
+  if (!groups_.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      result_.failures.empty() ? "none of these contestants has one of these workloads here"
+                               : "nobody is left to be compared");
 }
 
 absl::StatusOr<WatchedRun> Bench::Load(const Case& of, bool picture) {
   VmBenchOptions options = VmOptions(of);
   options.picture = picture;
-  absl::StatusOr<WatchedRun> loaded =
-      of.where == "qemu" ? qemu_->Time(of, picture) : RunVm(ramjet_, options);
-  if (loaded.ok()) return loaded;
-  return absl::Status(loaded.status().code(),
-                      absl::StrCat(of.ToString(), ": ", loaded.status().message()));
+  return of.where == "qemu" ? qemu_->Time(of, picture) : RunVm(ramjet_, options);
 }
 
 absl::Status Bench::RunRound(int round) {
   size_t cases = 0;
   for (const Group& group : groups_) cases += group.contestants.size();
+  const size_t loads = cases * static_cast<size_t>(rounds());
   for (const Group& group : groups_) {
     const size_t count = group.contestants.size();
     for (size_t i = 0; i < count; ++i) {
       // Another one comes first in each round.
       const Case of = {group.contestants[(i + static_cast<size_t>(round) - 1) % count], group.where,
                        group.workload, group.cache};
-      Show(absl::StrCat("[", ++done_, " of ", cases * rounds(), "] round ", round, ": ",
-                        of.ToString()));
+      const size_t done = done_++;
+      if (HasFailed(of)) continue;
+      absl::Status interrupted = Interrupted();
+      if (!interrupted.ok()) return interrupted;
+      Show(absl::StrCat("[", done_, " of ", loads, "] round ", round, ": ", of.ToString(),
+                        TimeLeft(absl::Now() - first_load_, done, loads)));
       absl::StatusOr<WatchedRun> loaded = Load(of, /*picture=*/false);
-      if (!loaded.ok()) return loaded.status();
+      if (!loaded.ok()) {
+        NoteFailure(round, of, loaded.status());
+        continue;
+      }
       loaded->run.round = round;
       if (of.contestant != "fault-loop") {
-        runs_.push_back(std::move(loaded->run));
+        result_.runs.push_back(std::move(loaded->run));
       } else if (of.cache == "warm") {
-        limits_.Add("fault-loop-p50", 1, loaded->run.values["stall_p50"]);
-        limits_.Add("fault-loop-p99", 1, loaded->run.values["stall_p99"]);
+        result_.limits.Add("fault-loop-p50", 1, loaded->run.values["stall_p50"]);
+        result_.limits.Add("fault-loop-p99", 1, loaded->run.values["stall_p99"]);
       }
     }
   }
+  absl::Status interrupted = Interrupted();
+  if (!interrupted.ok()) return interrupted;
   Show(absl::StrCat("round ", round, ": the machine's limits"));
-  return limits_.Measure(guest_.snapshot);
+  absl::Status measured = result_.limits.Measure(guest_.snapshot);
+  if (!measured.ok()) return measured;
+  result_.rounds = round;
+  Publish();
+  return absl::OkStatus();
 }
 
 absl::Status Bench::TakePictures() {
@@ -185,14 +272,22 @@ absl::Status Bench::TakePictures() {
     for (const std::string& contestant : group.contestants) {
       if (contestant == "floor") continue;
       const Case of = {contestant, group.where, group.workload, group.cache};
+      if (HasFailed(of)) continue;
+      absl::Status interrupted = Interrupted();
+      if (!interrupted.ok()) return interrupted;
       Show(absl::StrCat("watching ", of.ToString()));
       absl::StatusOr<WatchedRun> loaded = Load(of, /*picture=*/true);
-      if (!loaded.ok()) return loaded.status();
+      if (!loaded.ok()) {
+        NoteFailure(rounds(), of, loaded.status());
+        Publish();
+        continue;
+      }
       loaded->picture.update(json{{"contestant", of.contestant},
                                   {"where", of.where},
                                   {"workload", of.workload},
                                   {"cache", of.cache}});
-      pictures_.push_back(std::move(loaded->picture));
+      result_.pictures->push_back(std::move(loaded->picture));
+      Publish();
     }
   }
   return absl::OkStatus();
@@ -204,72 +299,69 @@ absl::Status Bench::MeasureScaling() {
   if (!wanted) return absl::OkStatus();
   const absl::StatusOr<std::string> version = QemuVersion();
   if (!version.ok()) return version.status();
-  const SparseMachine small = {1 << 10, directory_ + "/sparse-1.mr"};
-  const SparseMachine large = {64 << 10, directory_ + "/sparse-64.mr"};
+  const SparseMachine small = {1 << 10, scratch_->File("sparse-1.mr")};
+  const SparseMachine large = {64 << 10, scratch_->File("sparse-64.mr")};
   for (const SparseMachine* const machine : {&small, &large}) {
+    absl::Status interrupted = Interrupted();
+    if (!interrupted.ok()) return interrupted;
     Show(absl::StrCat("saving a sparse machine of ", machine->memory_mib >> 10, " GiB"));
-    absl::Status saved = machine->Save(directory_);
+    absl::Status saved = machine->Save(scratch_->path());
     if (!saved.ok()) return saved;
   }
   for (int round = 1; round <= rounds(); ++round) {
     Show(absl::StrCat("round ", round, ": resuming the sparse machines"));
     for (const auto& [machine, seconds] :
-         {std::pair(&small, &sparse_1_gib_), std::pair(&large, &sparse_64_gib_)}) {
+         {std::pair(&small, &result_.sparse_1_gib), std::pair(&large, &result_.sparse_64_gib)}) {
+      absl::Status interrupted = Interrupted();
+      if (!interrupted.ok()) return interrupted;
       const absl::StatusOr<double> timed = machine->TimeResume(ramjet_);
       if (!timed.ok()) return timed.status();
       seconds->push_back(*timed);
     }
+    Publish();
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<json> Bench::Measure() {
-  const absl::Time started = absl::Now();
-  absl::StatusOr<BenchGuest> guest =
-      FindGuest(options_, directory_, ramjet_, [&](const std::string& words) { Show(words); });
+absl::Status Bench::Measure() {
+  const bool kvm = options_.vcpu == "kvm";
+  const absl::Status possible = kvm ? KvmIsHere() : absl::OkStatus();
+  if (!possible.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--vcpu kvm: ", possible.message(), "; --vcpu thread needs no KVM"));
+  }
+  result_.started = absl::Now();
+  result_.planned_rounds = rounds();
+  absl::StatusOr<BenchGuest> guest = FindGuest(options_, scratch_->path(), ramjet_,
+                                               [&](const std::string& words) { Show(words); });
   if (!guest.ok()) return guest.status();
   guest_ = *std::move(guest);
+  result_.snapshot = guest_.summary;
+  result_.machine = DescribeMachine(guest_.snapshot);
+  result_.machine["vcpu"] = options_.vcpu;
+  const std::string doubts = kvm ? DoubtsAboutKvm() : "";
+  result_.machine["vcpu_note"] = doubts.empty() ? json() : json(doubts);
   if (guest_.qemu) {
-    qemu_ = std::make_unique<QemuBench>(*guest_.qemu, directory_, ramjet_);
+    qemu_ = std::make_unique<QemuBench>(*guest_.qemu, scratch_->path(), ramjet_);
   } else {
     Complain("no QEMU arguments behind --, so only the benchmark's own VM takes part");
   }
   absl::Status status = PlanGroups();
+  if (!status.ok()) return status;
+  rounds_begun_ = true;
+  first_load_ = absl::Now();
   for (int round = 1; status.ok() && round <= rounds(); ++round) status = RunRound(round);
   if (status.ok()) status = MeasureScaling();
-  const bool pictures = options_.pictures || !options_.report_directory.empty();
-  if (status.ok() && pictures) status = TakePictures();
-  if (!status.ok()) return status;
-
-  const Summary summary(runs_);
-  const std::vector<Ratio> ratios =
-      ComputeRatios({.summary = summary,
-                     .limits = limits_,
-                     .nonzero_bytes = guest_.summary.nonzero_bytes,
-                     .pages = guest_.summary.pages,
-                     .rounds = rounds(),
-                     .cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)),
-                     .sparse_1_gib = sparse_1_gib_,
-                     .sparse_64_gib = sparse_64_gib_});
-  json runs = json::array();
-  for (const Run& run : runs_) runs.push_back(ToJson(run));
-  json bench = {{"schema", "ramjet.bench/1"},
-                {"version", c_face::Version()},
-                {"started", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", started, absl::UTCTimeZone())},
-                {"rounds", rounds()},
-                {"machine", DescribeMachine(guest_.snapshot)},
-                {"snapshot", guest_.summary.object},
-                {"limits", limits_.AsJson()},
-                {"runs", std::move(runs)},
-                {"summary", summary.AsJson()},
-                {"ratios", ToJson(ratios)}};
-  if (!sparse_64_gib_.empty()) {
-    bench["scaling"] = {{{"ram_bytes", uint64_t{1} << 30}, {"to_resume", sparse_1_gib_}},
-                        {{"ram_bytes", uint64_t{64} << 30}, {"to_resume", sparse_64_gib_}}};
+  if (status.ok() && (options_.pictures || !options_.report_directory.empty())) {
+    result_.pictures = json::array();
+    status = TakePictures();
   }
-  if (pictures) bench["pictures"] = std::move(pictures_);
-  progress_.Show("");
-  return bench;
+  return status;
+}
+
+void Bench::Publish() {
+  absl::MutexLock lock(&mu_);
+  complete_ = result_;
 }
 
 absl::Status WriteReport(const json& bench, const std::string& directory) {
@@ -283,19 +375,39 @@ absl::Status WriteReport(const json& bench, const std::string& directory) {
   return file ? absl::OkStatus() : absl::ErrnoToStatus(errno, path);
 }
 
-absl::Status MeasureAndPrint(const BenchOptions& options) {
-  const absl::StatusOr<std::unique_ptr<ScratchDir>> scratch = ScratchDir::Create();
-  if (!scratch.ok()) return scratch.status();
-  Bench bench(options, (*scratch)->path());
-  const absl::StatusOr<json> result = bench.Measure();
-  if (!result.ok()) return result.status();
-  if (!options.report_directory.empty()) {
-    absl::Status written = WriteReport(*result, options.report_directory);
-    if (!written.ok()) return written;
+absl::Status Bench::Print(const std::string& interrupted) {
+  absl::MutexLock lock(&mu_);
+  if (printed_) return absl::OkStatus();
+  printed_ = true;
+  if (complete_.rounds == 0) {
+    return absl::FailedPreconditionError("not one round is complete: there is nothing to show");
   }
-  const std::string words = options.json ? result->dump(2) + "\n" : bench.Table(*result);
+  complete_.interrupted = interrupted;
+  // Neither a path nor what a program has said when it failed need be UTF-8.
+  const std::string text =
+      ToJson(complete_).dump(2, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
+  const json bench = json::parse(text);
+  const std::string words = options_.json ? text + "\n" : BenchTable(bench, Compare(complete_));
   std::fputs(words.c_str(), stdout);
-  return absl::OkStatus();
+  std::fflush(stdout);
+  if (options_.report_directory.empty()) return absl::OkStatus();
+  return WriteReport(bench, options_.report_directory);
+}
+
+int Bench::Run() {
+  const absl::Status measured = Measure();
+  Show("");
+  const bool interrupted = absl::IsCancelled(measured);
+  if (!interrupted) {
+    for (const auto line : absl::StrSplit(measured.message(), '\n', absl::SkipEmpty())) {
+      Complain(line);
+    }
+  }
+  if (!rounds_begun_) return 1;
+  const absl::Status printed = Print(std::string(measured.message()));
+  if (!printed.ok()) Complain(printed.message());
+  if (interrupted) return kInterruptedStatus;
+  return measured.ok() && printed.ok() && result_.failures.empty() ? 0 : 1;
 }
 
 }  // namespace
@@ -314,9 +426,9 @@ const std::vector<std::string>& WorkloadNames() {
 }
 
 int RunBench(const BenchOptions& options) {
-  const absl::Status ran = MeasureAndPrint(options);
-  if (ran.ok()) return 0;
-  for (const absl::string_view line : absl::StrSplit(ran.message(), '\n')) Complain(line);
+  const absl::StatusOr<std::unique_ptr<Bench>> bench = Bench::Create(options);
+  if (bench.ok()) return (*bench)->Run();
+  Complain(bench.status().message());
   return 1;
 }
 

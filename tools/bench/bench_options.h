@@ -17,6 +17,7 @@ struct BenchOptions {
   std::vector<std::string> contestants;   // empty: all
   std::vector<std::string> workloads;     // empty: all
   int vcpus = 1;                          // of the benchmark's own VM
+  std::string vcpu = "thread";            // what they are: or "kvm"
   uint64_t memory_mib = 0;                // of the test guest; 0: 1024, quick 256
   uint64_t fill_mib = 0;                  // of it random; 0: 424, quick 64
   bool json = false;

@@ -73,8 +73,7 @@ nlohmann::json DescribeMachine(const std::string& path) {
           {"kernel", name.release},
           {"transparent_hugepages", TransparentHugePages()},
           {"filesystem", FileSystem(path)},
-          {"hypervisor", absl::StrContains(absl::StrCat(CpuInfo("flags"), " "), " hypervisor ")},
-          {"vcpu", "thread"}};
+          {"hypervisor", absl::StrContains(absl::StrCat(CpuInfo("flags"), " "), " hypervisor ")}};
 }
 
 absl::StatusOr<SnapshotSummary> DescribeSnapshot(const std::string& path) {
@@ -88,7 +87,10 @@ absl::StatusOr<SnapshotSummary> DescribeSnapshot(const std::string& path) {
   for (const SnapshotBlock& block : description->blocks) {
     ram_bytes += block.used_length;
     summary.nonzero_bytes += block.nonzero_pages * block.page_size;
-    summary.largest_block_bytes = std::max(summary.largest_block_bytes, block.used_length);
+    if (block.used_length > summary.largest_block_bytes) {
+      summary.largest_block_bytes = block.used_length;
+      summary.largest_block_nonzero_bytes = block.nonzero_pages * block.page_size;
+    }
     summary.pages += block.pages();
   }
   if (description->stream_offset > 0) {

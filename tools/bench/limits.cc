@@ -27,6 +27,7 @@ namespace {
 constexpr uint64_t kAreaBytes = uint64_t{256} << 20;
 constexpr uint64_t kCopyBytes = 256 << 10;
 constexpr uint64_t kReadBytes = 1 << 20;
+constexpr uint64_t kBlockBytes = 4096;  // divides kReadBytes
 constexpr uint64_t kHugePageBytes = 2 << 20;
 constexpr unsigned kReadsAtOnce = 8;
 // More content than that says nothing new.
@@ -139,9 +140,9 @@ double ReadRate(const std::string& path, int flags, unsigned threads) {
   const double rate = Rate(bytes, threads, [&](unsigned thread) {
     size_t i;
     while ((i = next++) < pieces.size()) {
-      // The length is the whole buffer's: O_DIRECT takes no odd one, and the file ends where it
-      // ends.
-      if (pread(file.get(), to.data() + thread * kReadBytes, kReadBytes, pieces[i].first) <
+      // O_DIRECT takes no odd length, and the file ends where it ends.
+      const size_t length = (pieces[i].second + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+      if (pread(file.get(), to.data() + thread * kReadBytes, length, pieces[i].first) <
           static_cast<ssize_t>(pieces[i].second)) {
         failed = true;
       }

@@ -1,6 +1,7 @@
 #include "tools/bench/ratios.h"
 
 #include <functional>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -66,7 +67,8 @@ class RatioList {
               const std::string& limit = "") {
     if (!over || !under || under->median <= 0) return;
     const double least = under->high > 0 ? over->low / under->high : 0;
-    const double most = under->low > 0 ? over->high / under->low : least;
+    const double most =
+        under->low > 0 ? over->high / under->low : std::numeric_limits<double>::infinity();
     Judge(name, over->median / under->median, least, most, bar, bar.ToString(), limit);
   }
   // The value itself against the bar, in `unit`.
@@ -138,7 +140,7 @@ void AddQemu(const Judged& judged, RatioList* list) {
 
 void AddVm(const Judged& judged, RatioList* list) {
   const bool warm = list->warm();
-  const Side rate = Inverse(static_cast<double>(judged.nonzero_bytes) / 1e9,
+  const Side rate = Inverse(static_cast<double>(judged.vm_nonzero_bytes) / 1e9,
                             list->Vm("ramjet", "idle", "to_resident"));
   if (warm) {
     list->Divide("eager rate / bare UFFDIO_COPY loop", rate,

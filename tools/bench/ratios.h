@@ -26,7 +26,8 @@ struct Ratio {
 struct Judged {
   const Summary& summary;
   const Limits& limits;
-  uint64_t nonzero_bytes = 0;  // of the largest block
+  uint64_t nonzero_bytes = 0;     // of all blocks: what QEMU loads
+  uint64_t vm_nonzero_bytes = 0;  // of the largest block: what our own VM loads
   uint64_t pages = 0;
   int rounds = 0;
   int cpus = 0;

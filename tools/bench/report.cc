@@ -16,130 +16,13 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "tools/bench/report_pictures.h"
+#include "tools/bench/report_style.h"
 #include "tools/bench/report_text.h"
 
 namespace ramjet::bench {
 namespace {
 
 using nlohmann::json;
-
-constexpr char kStyle[] = R"css(
-:root { color-scheme: light dark;
-  --page: #fff; --text: #1c2024; --soft: #62686e; --rule: #d9dde1; --tint: #f4f6f8;
-  --grey: #6b7075; --silver: #9a9fa4; --purple: #a8497f; --orange: #c76a00; --blue: #0068b5;
-  --green: #00855f; --bad: #b3261e; --zero: #e6e9ec; }
-@media screen and (prefers-color-scheme: dark) { :root {
-  --page: #15181b; --text: #e3e6e9; --soft: #9aa1a8; --rule: #363c42; --tint: #1e2226;
-  --grey: #b4babf; --silver: #858b91; --purple: #e28fc0; --orange: #f0a040; --blue: #5fb4f5;
-  --green: #3ecfa2; --bad: #ff8a80; --zero: #262b30; } }
-body { background: var(--page); color: var(--text); margin: 0 auto; padding: 1rem 1.5rem 4rem;
-  max-width: 84rem; font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: .5rem 0; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1rem;
-  border-top: 1px solid var(--rule); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-p { max-width: 52rem; }
-.soft, td small { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--rule); }
-th { font-weight: 600; }
-thead th { color: var(--soft); vertical-align: bottom; }
-.number { text-align: right; }
-td.number { white-space: nowrap; }
-tbody th { white-space: nowrap; }
-td small { display: block; font-size: .75rem; }
-.best { font-weight: 700; }
-.met { color: var(--green); font-weight: 600; white-space: nowrap; }
-.missed { color: var(--bad); font-weight: 600; white-space: nowrap; }
-.unreliable { color: var(--orange); white-space: nowrap; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; max-width: none; }
-dt { font-weight: 600; }
-dd { margin: 0; }
-nav a { margin-right: 1rem; }
-a { color: var(--blue); }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; list-style: none; padding: 0;
-  margin: .4rem 0; font-size: .9rem; }
-#filter { position: sticky; top: 0; z-index: 1; background: var(--page); padding: .4rem 0;
-  border-bottom: 1px solid var(--rule); }
-.swatch { width: 2.4rem; height: .9em; vertical-align: -.1em; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem; }
-.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.2rem; }
-figure { margin: 0; }
-figcaption { font-size: .85rem; color: var(--soft); text-align: center; }
-.maps figure { display: flex; flex-direction: column; }
-.maps figcaption { text-align: left; margin-bottom: auto; padding-bottom: .3rem; }
-.maps figcaption b { color: var(--text); display: block; }
-svg { width: 100%; display: block; }
-.swatch { display: inline; }
-svg text { font-size: 12px; fill: var(--soft); }
-svg text.axis { fill: var(--text); }
-.grid { stroke: var(--rule); stroke-width: 1; fill: none; }
-.line path { fill: none; stroke: var(--line); stroke-width: 2; stroke-dasharray: var(--dash, none);
-  stroke-linejoin: round; }
-.line circle { fill: var(--line); }
-.line .ring { fill: none; stroke: var(--line); stroke-width: 2; }
-.swatch.line path { stroke-width: 4; }
-.line:hover path { stroke-width: 4; }
-.k0, .k2 { --line: var(--grey); } .k1 { --line: var(--silver); --dash: 7 3; }
-.k3 { --line: var(--purple); --dash: 9 3 2 3; } .k4 { --line: var(--orange); --dash: 4 3; }
-.k5 { --line: var(--blue); } .k6 { --line: var(--green); }
-.k7 { --line: var(--silver); --dash: 2 3; } .k8 { --line: var(--text); --dash: 1 3; }
-.map { outline: 1px solid var(--rule); shape-rendering: crispEdges; }
-.map path, .swatch path { stroke-width: 1.02; fill: none; }
-.swatch { shape-rendering: crispEdges; }
-.working-set { stroke: var(--green); } .demand { stroke: var(--orange); }
-.eager { stroke: var(--blue); } .present { stroke: var(--purple); } .zero { stroke: var(--zero); }
-.l1 { opacity: .85; } .l2 { opacity: .71; } .l3 { opacity: .58; } .l4 { opacity: .46; }
-.l5 { opacity: .35; } .zero.l5 { opacity: 1; }
-#tip { position: fixed; z-index: 2; background: var(--text); color: var(--page);
-  padding: .1rem .5rem; border-radius: .2rem; font-size: .85rem; pointer-events: none; }
-@page { size: A4 landscape; margin: 12mm; }
-@media print { table { font-size: 8pt; }
-  body { max-width: none; padding: 0; font-size: 10pt; print-color-adjust: exact; }
-  #filter, nav, #tip { display: none; }
-  figure, table, dl, h3 { break-inside: avoid; }
-  h2, h3, p, .legend { break-after: avoid; } .legend { break-inside: avoid; }
-  .wide { overflow: visible; } .pair { grid-template-columns: 1fr 1fr; }
-  .maps { grid-template-columns: repeat(5, 1fr); gap: .6rem; }
-  th, td { padding-right: .4rem; } }
-)css";
-
-// Without it nothing is lost but the filter and the maps' hovering. Holds no "<" or "&", for XML.
-constexpr char kScript[] = R"js(
-for (const box of document.querySelectorAll('#filter input')) {
-  box.onchange = () => {
-    for (const e of document.querySelectorAll('main .' + box.value)) e.hidden = !box.checked;
-    for (const e of document.querySelectorAll('main g.' + box.value)) {
-      e.style.display = box.checked ? '' : 'none';
-    }
-  };
-}
-document.getElementById('filter').hidden = false;
-const tip = document.getElementById('tip');
-const why = { w: 'working set', d: 'on demand', e: 'eager', p: 'present', z: 'zero' };
-for (const map of document.querySelectorAll('svg.map')) {
-  const cells = [];
-  for (const token of map.dataset.cells.split(' ')) {
-    const [cell, count] = token.split('*');
-    cells.push(...Array(Number(count || 1)).fill(cell));
-  }
-  const columns = Number(map.dataset.columns), rows = Math.ceil(cells.length / columns);
-  map.onmousemove = (event) => {
-    const box = map.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top) / box.height * rows);
-    const i = row * columns + Math.floor((event.clientX - box.left) / box.width * columns);
-    const cell = cells[i] || '-';
-    tip.hidden = !why[cell[0]];
-    tip.textContent = 'at ' + (i * map.dataset.cellMib).toFixed(2) + ' MiB: ' + why[cell[0]] +
-        (cell.length === 1 ? '' : ', after ' + cell.slice(1) + ' ms');
-    tip.style.left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4) + 'px';
-    tip.style.top = event.clientY + 16 + 'px';
-  };
-  map.onmouseleave = () => { tip.hidden = true; };
-}
-)js";
 
 // --- what there is ---
 
@@ -178,7 +61,7 @@ constexpr std::array<Column, 14> kColumns = {{
      "guest memory in huge pages once all is resident: the guest runs faster on them"},
 }};
 
-// One "summary" or "pictures" element is of one workload at one place.
+// An element of one of the lists below is of one workload at one place.
 struct Workload {
   std::string where;
   std::string name;
@@ -187,9 +70,12 @@ struct Workload {
   }
 };
 
+// The members that are lists of what was done by whom.
+constexpr const char* kCaseLists[] = {"summary", "failures", "pictures"};
+
 std::vector<Workload> WorkloadsOf(const json& bench) {
   std::vector<Workload> workloads;
-  for (const char* const key : {"summary", "pictures"}) {
+  for (const char* const key : kCaseLists) {
     for (const json& element : Member(bench, key)) {
       if (!element.is_object()) continue;
       const bool known = std::any_of(workloads.begin(), workloads.end(),
@@ -240,7 +126,7 @@ std::vector<std::string> ValuesOf(const std::vector<const json*>& list, const ch
 
 std::vector<const json*> All(const json& bench) {
   std::vector<const json*> all;
-  for (const char* const key : {"summary", "pictures"}) {
+  for (const char* const key : kCaseLists) {
     for (const json& element : Member(bench, key)) all.push_back(&element);
   }
   return all;
@@ -319,13 +205,18 @@ std::string Facts(const json& bench) {
                                                                    : "",
        text(machine, "kernel", "Linux "), text(machine, "filesystem"),
        text(machine, "transparent_hugepages", "transparent huge pages: "),
-       text(machine, "vcpu", "vCPUs of the demo VM: ")});
+       text(machine, "vcpu", "vCPUs of the demo VM: "), text(machine, "vcpu_note")});
   const json& snapshot = Member(bench, "snapshot");
   add({text(snapshot, "path", "Snapshot "),
        number(snapshot, "ram_bytes", FormatBytes, " of guest memory"),
        number(snapshot, "nonzero_bytes", FormatBytes, " of it not zero"),
        number(snapshot, "file_bytes", FormatBytes, " file"),
        number(snapshot, "blocks", FormatCount, " blocks")});
+  const std::string interrupted = text(bench, "interrupted");
+  if (!interrupted.empty()) {
+    add({absl::StrCat("<b class=\"missed\">Interrupted</b>: ", interrupted),
+         number(bench, "planned_rounds", FormatCount, " rounds were planned")});
+  }
   add({number(bench, "rounds", FormatCount, " rounds, the contestants in turn"),
        text(bench, "started"), text(bench, "version", "ramjet ")});
   return absl::StrCat("<p class=\"soft\">", absl::StrJoin(lines, "<br/>\n"), "</p>\n");
@@ -414,7 +305,8 @@ std::string LimitsTable(const json& limits) {
 }
 
 // Medians and spreads, one row for each contestant; without the columns that apply to nobody.
-std::string SummaryTable(const std::vector<const json*>& summaries, absl::string_view cache) {
+std::string SummaryTable(const std::vector<const json*>& summaries,
+                         const std::vector<const json*>& failures, absl::string_view cache) {
   struct Shown {
     const Column* column;
     std::optional<double> best;
@@ -437,7 +329,7 @@ std::string SummaryTable(const std::vector<const json*>& summaries, absl::string
     }
     columns.push_back(shown);
   }
-  if (columns.empty()) return "";
+  if (columns.empty() && failures.empty()) return "";
   std::string html = absl::StrCat("<h3>Medians, ", Escape(cache),
                                   " cache</h3>\n<div class=\"wide\"><table><thead><tr><th></th>");
   for (const Shown& shown : columns) {
@@ -466,6 +358,13 @@ std::string SummaryTable(const std::vector<const json*>& summaries, absl::string
       html += "</td>";
     }
     html += "</tr>\n";
+  }
+  for (const json* failure : failures) {
+    const std::string contestant = TextOf(Member(*failure, "contestant"));
+    absl::StrAppend(&html, "<tr class=\"", ClassOf(contestant), "\"><th>", Escape(contestant),
+                    "</th><td colspan=\"", std::max<size_t>(columns.size(), 1),
+                    "\"><span class=\"missed\">✗ failed</span> ",
+                    Escape(TextOf(Member(*failure, "error"))), "</td></tr>\n");
   }
   return html + "</tbody></table></div>\n";
 }
@@ -508,7 +407,7 @@ std::string WorkloadSection(const json& bench, const Workload& workload, size_t 
   });
   for (const std::string& cache : caches) {
     const std::vector<const json*> summaries = Select(Member(bench, "summary"), workload, cache);
-    tables += SummaryTable(summaries, cache);
+    tables += SummaryTable(summaries, Select(Member(bench, "failures"), workload, cache), cache);
     const Pictures pictures = Select(Member(bench, "pictures"), workload, cache);
     resident += ResidentChart(pictures, ResumedBy(summaries), cache + " cache");
     stalls += StallChart(pictures, cache + " cache");
@@ -597,14 +496,14 @@ std::string ReportHtml(const json& bench) {
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
       "<title>ramjet bench</title>\n<style>",
-      kStyle,
+      kReportStyle,
       "</style></head>\n<body>\n"
       "<h1>Restoring a virtual machine: who is how fast</h1>\n",
       Facts(bench), "<nav>", ratios.empty() ? "" : "<a href=\"#ratios\">Ratios</a>\n", contents,
       limits.empty() ? "" : "<a href=\"#limits\">Limits</a>\n",
       reading.empty() ? "" : "<a href=\"#reading\">How to read this page</a>\n", "</nav>\n", filter,
       "</ul>\n<main>\n", ratios, reading, sections, limits,
-      "</main>\n<div id=\"tip\" hidden=\"hidden\"></div>\n<script>", kScript,
+      "</main>\n<div id=\"tip\" hidden=\"hidden\"></div>\n<script>", kReportScript,
       "</script>\n</body></html>\n");
 }
 

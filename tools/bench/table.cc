@@ -3,6 +3,7 @@
 #include <optional>
 #include <set>
 #include <tuple>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -35,17 +36,30 @@ double Gib(const json& bytes) { return bytes.get<double>() / (1 << 30); }
 std::string Conditions(const json& bench) {
   const json& machine = bench["machine"];
   const json& snapshot = bench["snapshot"];
-  return absl::StrFormat(
-      "%s, %d CPUs%s, %.1f GiB; Linux %s, huge pages: %s; %s\n"
-      "%s: %.2f GiB of RAM, %.2f GiB of content. Medians of %d round%s, (max - min) / median "
-      "below.\n"
-      "Warm: the file is in the page cache; cold: none of it is. VM: vCPUs are threads.\n",
-      machine["cpu"].get<std::string>(), machine["cpus"].get<int>(),
-      machine["hypervisor"].get<bool>() ? " (virtual)" : "", Gib(machine["memory_bytes"]),
-      machine["kernel"].get<std::string>(), machine["transparent_hugepages"].get<std::string>(),
-      machine["filesystem"].get<std::string>(), snapshot["path"].get<std::string>(),
-      Gib(snapshot["ram_bytes"]), Gib(snapshot["nonzero_bytes"]), bench["rounds"].get<int>(),
-      bench["rounds"] == 1 ? "" : "s");
+  const json& note = machine["vcpu_note"];
+  const std::string vcpus = machine["vcpu"] == "kvm"
+                                ? absl::StrCat("KVM's", note.is_null() ? "" : ", but ",
+                                               note.is_null() ? "" : note.get<std::string>())
+                                : "threads";
+  const std::string interrupted =
+      bench["interrupted"].is_null()
+          ? ""
+          : absl::StrFormat("INTERRUPTED (%s): %d of %d rounds are complete.\n",
+                            bench["interrupted"].get<std::string>(), bench["rounds"].get<int>(),
+                            bench["planned_rounds"].get<int>());
+  return interrupted +
+         absl::StrFormat(
+             "%s, %d CPUs%s, %.1f GiB; Linux %s, huge pages: %s; %s\n"
+             "%s: %.2f GiB of RAM, %.2f GiB of content. Medians of %d round%s, "
+             "(max - min) / median below.\n"
+             "Warm: the file is in the page cache; cold: none of it is. VM: vCPUs are %s.\n",
+             machine["cpu"].get<std::string>(), machine["cpus"].get<int>(),
+             machine["hypervisor"].get<bool>() ? " (virtual)" : "", Gib(machine["memory_bytes"]),
+             machine["kernel"].get<std::string>(),
+             machine["transparent_hugepages"].get<std::string>(),
+             machine["filesystem"].get<std::string>(), snapshot["path"].get<std::string>(),
+             Gib(snapshot["ram_bytes"]), Gib(snapshot["nonzero_bytes"]), bench["rounds"].get<int>(),
+             bench["rounds"] == 1 ? "" : "s", vcpus);
 }
 
 // Two lines, medians and spreads; one, if there is no spread.
@@ -64,10 +78,31 @@ std::string CaseRows(const Summary& summary, const Case& of, bool spread_known) 
   return spread_known ? absl::StrCat(medians, "\n", spreads, "\n") : medians + "\n";
 }
 
-std::string CaseTables(const Summary& summary, bool spread_known) {
+// The rows of those who have failed at what `of` names.
+std::string FailureRows(const json& failures, const Case& of) {
+  std::string rows;
+  for (const json& failure : failures) {
+    if (failure["where"] != of.where || failure["workload"] != of.workload ||
+        failure["cache"] != of.cache) {
+      continue;
+    }
+    const int round = failure["round"].get<int>();
+    absl::StrAppendFormat(&rows, "%-14s FAILED %s: %s\n", failure["contestant"].get<std::string>(),
+                          round == 0 ? "in the preparation" : absl::StrCat("in round ", round),
+                          failure["error"].get<std::string>());
+  }
+  return rows;
+}
+
+std::string CaseTables(const json& bench, const Summary& summary) {
+  std::vector<Case> cases = summary.cases();
+  for (const json& failure : bench["failures"]) {
+    cases.push_back(
+        {failure["contestant"], failure["where"], failure["workload"], failure["cache"]});
+  }
   std::string tables;
   std::set<std::tuple<std::string, std::string, std::string>> shown;
-  for (const Case& first : summary.cases()) {
+  for (const Case& first : cases) {
     if (!shown.insert({first.where, first.workload, first.cache}).second) continue;
     const std::string title = absl::StrCat(first.where, ", ", first.workload, ", ", first.cache);
     absl::StrAppendFormat(&tables, "\n%s\n%-14s", title, "");
@@ -78,9 +113,10 @@ std::string CaseTables(const Summary& summary, bool spread_known) {
     for (const Case& of : summary.cases()) {
       if (std::tie(of.where, of.workload, of.cache) ==
           std::tie(first.where, first.workload, first.cache)) {
-        tables += CaseRows(summary, of, spread_known);
+        tables += CaseRows(summary, of, bench["rounds"] > 1);
       }
     }
+    tables += FailureRows(bench["failures"], first);
   }
   return tables;
 }
@@ -131,9 +167,8 @@ std::string Warnings(const json& bench, const Summary& summary) {
 }  // namespace
 
 std::string BenchTable(const json& bench, const Summary& summary) {
-  return absl::StrCat(Conditions(bench), CaseTables(summary, bench["rounds"] > 1),
-                      LimitRows(bench["limits"]), RatioRows(bench["ratios"]),
-                      Warnings(bench, summary));
+  return absl::StrCat(Conditions(bench), CaseTables(bench, summary), LimitRows(bench["limits"]),
+                      RatioRows(bench["ratios"]), Warnings(bench, summary));
 }
 
 }  // namespace ramjet::bench

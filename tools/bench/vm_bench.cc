@@ -14,10 +14,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
+#include "tools/bench/kvm_toucher.h"
 #include "tools/bench/process_figures.h"
 #include "tools/bench/sampler.h"
 #include "tools/bench/vm_load.h"
@@ -61,20 +63,33 @@ std::vector<uint32_t> PagesOf(const PageBitmap& bitmap) {
   return pages;
 }
 
-// Its threads are there and wait when it is made; they run from Release() on.
+absl::StatusOr<std::vector<std::unique_ptr<Toucher>>> MakeTouchers(const std::string& vcpu,
+                                                                   const Workload& workload,
+                                                                   absl::Span<uint8_t> memory,
+                                                                   uint64_t page_size) {
+  if (vcpu == "kvm") return MakeKvmTouchers(workload, memory, page_size);
+  std::vector<std::unique_ptr<Toucher>> touchers;
+  for (const std::vector<uint32_t>& pages : workload.pages) {
+    touchers.push_back(std::make_unique<Toucher>(pages, workload.write, memory, page_size));
+  }
+  return touchers;
+}
+
+// Its threads are there, prepared, and wait when it is made; they run from Release() on.
 class Vcpus {
  public:
-  Vcpus(const Workload& workload, absl::Span<uint8_t> memory, uint64_t page_size) {
-    touchers_.reserve(workload.pages.size());
-    for (const std::vector<uint32_t>& pages : workload.pages) {
-      touchers_.emplace_back(pages, workload.write);
-    }
-    for (Toucher& toucher : touchers_) {
-      threads_.emplace_back([this, &toucher, memory, page_size] {
+  explicit Vcpus(std::vector<std::unique_ptr<Toucher>> touchers)
+      : touchers_(std::move(touchers)), to_prepare_(static_cast<int>(touchers_.size())) {
+    for (const std::unique_ptr<Toucher>& toucher : touchers_) {
+      threads_.emplace_back([this, &toucher] {
+        absl::Status status = toucher->Prepare();
+        to_prepare_.DecrementCount();
         released_.WaitForNotification();
-        if (!cancelled_) toucher.Run(memory, page_size);
+        if (status.ok() && !cancelled_) status = toucher->Run();
+        if (!status.ok()) Die(status);
       });
     }
+    to_prepare_.Wait();
   }
   ~Vcpus() {
     if (!released_.HasBeenNotified()) {
@@ -92,12 +107,13 @@ class Vcpus {
       if (thread.joinable()) thread.join();
     }
   }
-  const std::vector<Toucher>& touchers() const { return touchers_; }
+  const std::vector<std::unique_ptr<Toucher>>& touchers() const { return touchers_; }
 
  private:
+  const std::vector<std::unique_ptr<Toucher>> touchers_;
+  absl::BlockingCounter to_prepare_;
   bool cancelled_ = false;  // written before the notification
   absl::Notification released_;
-  std::vector<Toucher> touchers_;
   std::vector<std::thread> threads_;
 };
 
@@ -160,7 +176,10 @@ absl::StatusOr<WatchedRun> Measure(const VmBenchOptions& options) {
                            .record = options.record};
   const absl::StatusOr<std::unique_ptr<VmLoad>> load = MakeVmLoad(options.of.contestant, source);
   if (!load.ok()) return load.status();
-  Vcpus vcpus(*workload, *memory, largest->page_size);
+  absl::StatusOr<std::vector<std::unique_ptr<Toucher>>> touchers =
+      MakeTouchers(options.vcpu, *workload, *memory, largest->page_size);
+  if (!touchers.ok()) return touchers.status();
+  Vcpus vcpus(*std::move(touchers));
 
   // In this order: the warm-up must not push the file out of the cache again.
   WarmHostMemory(BytesToWarm(largest->nonzero_pages * largest->page_size));
@@ -197,11 +216,11 @@ absl::StatusOr<WatchedRun> Measure(const VmBenchOptions& options) {
   double vcpu_cpu_seconds = 0;
   uint64_t kernel_faults = 0;
   uint64_t done_ns = 0;
-  for (const Toucher& toucher : vcpus.touchers()) {
-    stalls.insert(stalls.end(), toucher.stalls().begin(), toucher.stalls().end());
-    vcpu_cpu_seconds += toucher.cpu_seconds();
-    kernel_faults += toucher.kernel_faults();
-    done_ns = std::max(done_ns, toucher.done_ns());
+  for (const std::unique_ptr<Toucher>& toucher : vcpus.touchers()) {
+    stalls.insert(stalls.end(), toucher->stalls().begin(), toucher->stalls().end());
+    vcpu_cpu_seconds += toucher->cpu_seconds();
+    kernel_faults += toucher->kernel_faults();
+    done_ns = std::max(done_ns, toucher->done_ns());
   }
   values["cpu"] = std::max(baseline.CpuSeconds() - vcpu_cpu_seconds, 0.0);
   values["read_bytes"] = static_cast<double>(baseline.ReadBytes());
@@ -209,7 +228,7 @@ absl::StatusOr<WatchedRun> Measure(const VmBenchOptions& options) {
   values["huge_bytes"] = static_cast<double>(FiguresOf(getpid(), ram).huge_bytes);
   values["demand_faults"] = static_cast<double>((*load)->FaultedPages().value_or(kernel_faults));
   if (!workload->pages.front().empty()) {
-    values["to_first_work"] = since_start(vcpus.touchers().front().first_work_ns());
+    values["to_first_work"] = since_start(vcpus.touchers().front()->first_work_ns());
     values["to_workload"] = since_start(done_ns);
     AddStalls(stalls, &values);
   }
@@ -233,7 +252,9 @@ absl::StatusOr<WatchedRun> RunVm(const std::string& ramjet, const VmBenchOptions
                                    "--cache",
                                    options.of.cache,
                                    "--vcpus",
-                                   absl::StrCat(options.vcpus)};
+                                   absl::StrCat(options.vcpus),
+                                   "--vcpu",
+                                   options.vcpu};
   if (!options.working_set.empty()) {
     argv.insert(argv.end(), {"--working-set", options.working_set});
   }

@@ -1,7 +1,7 @@
 // One load into the benchmark's own VM: a process that is nothing else, and what starts it.
 //
-// The VM has memory and vCPUs that are threads (workload.h). From the moment when its memory is
-// reserved and nothing else has been done run
+// The VM has memory and vCPUs, which are threads (workload.h) or KVM's (kvm_toucher.h). From the
+// moment when its memory is reserved and nothing else has been done run
 //   to_resume      until its vCPUs may run;
 //   to_first_work  until the first of them has made its first 100 touches;
 //   to_workload    until all of them have done their work;
@@ -22,6 +22,7 @@ struct VmBenchOptions {
   std::string snapshot;
   Case of;  // its `where` is "vm"
   int vcpus = 1;
+  std::string vcpu = "thread";   // or "kvm"
   std::string working_set = {};  // of ramjet-ws; empty: none
   std::string record = {};       // of ramjet-ws: write a working set there, measure nothing
   bool picture = false;          // watch memory meanwhile; its times then mean little

@@ -73,35 +73,46 @@ absl::StatusOr<Workload> MakeWorkload(const std::string& name, std::vector<uint3
   return workload;
 }
 
-Toucher::Toucher(const std::vector<uint32_t>& pages, bool write) : pages_(pages), write_(write) {
+Toucher::Toucher(const std::vector<uint32_t>& pages, bool write, absl::Span<uint8_t> memory,
+                 uint64_t page_size)
+    : pages_(pages), write_(write), memory_(memory), page_size_(page_size) {
   stalls_.resize(pages.size());  // present from here on
   stalls_.clear();
 }
 
-void Toucher::Run(absl::Span<uint8_t> memory, uint64_t page_size) {
+size_t Toucher::first_work() const { return std::min(kFirstWork, pages_.size()); }
+
+void Toucher::NoteStall(uint32_t page, uint64_t ns) {
+  constexpr uint64_t kMost = std::numeric_limits<uint32_t>::max();
+  stalls_.push_back({page, static_cast<uint32_t>(std::min(ns, kMost))});
+}
+
+absl::Status Toucher::Run() {
   const uint64_t faults_before = KernelFaults();
+  const uint64_t cpu_ns_before = ClockNs(CLOCK_THREAD_CPUTIME_ID);
+  absl::Status touched = Touch();
+  kernel_faults_ = KernelFaults() - faults_before;
+  cpu_seconds_ = static_cast<double>(ClockNs(CLOCK_THREAD_CPUTIME_ID) - cpu_ns_before) / 1e9;
+  return touched;
+}
+
+absl::Status Toucher::Touch() {
   uint64_t before = MonotonicNs();
   first_work_ns_ = before;
-  const size_t first_work = std::min(kFirstWork, pages_.size());
   for (size_t i = 0; i < pages_.size(); ++i) {
-    volatile uint8_t* const byte = memory.data() + pages_[i] * page_size;
+    volatile uint8_t* const byte = memory_.data() + pages_[i] * page_size_;
     if (write_) {
       *byte = 1;
     } else {
       (void)*byte;
     }
     const uint64_t after = MonotonicNs();
-    const uint64_t took = after - before;
-    if (took > kStallNs) {
-      constexpr uint64_t kMost = std::numeric_limits<uint32_t>::max();
-      stalls_.push_back({pages_[i], static_cast<uint32_t>(std::min(took, kMost))});
-    }
-    if (i + 1 == first_work) first_work_ns_ = after;
+    if (after - before > kStallNs) NoteStall(pages_[i], after - before);
+    if (i + 1 == first_work()) first_work_ns_ = after;
     before = after;
   }
   done_ns_ = before;
-  kernel_faults_ = KernelFaults() - faults_before;
-  cpu_seconds_ = static_cast<double>(ClockNs(CLOCK_THREAD_CPUTIME_ID)) / 1e9;
+  return absl::OkStatus();
 }
 
 }  // namespace ramjet::bench

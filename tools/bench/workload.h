@@ -1,5 +1,5 @@
-// What the guest of the benchmark's own VM does: its vCPUs are threads that touch memory directly,
-// a page of the snapshot's content at a time, and note how long they had to wait.
+// What the guest of the benchmark's own VM does: its vCPUs touch memory, a page of the snapshot's
+// content at a time, and note how long they had to wait.
 //
 //   touch-all  reads every page once, in order of address
 //   read-25    reads a quarter of them, chosen at random, in random order
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
@@ -37,17 +38,25 @@ struct Stall {
   uint32_t ns;
 };
 
-// One vCPU's share.
+// One vCPU's share, done by the calling thread itself: it is the vCPU. (The other kind of vCPU:
+// kvm_toucher.h.)
 class Toucher {
  public:
   // How many touches are the first useful work of a guest.
   static constexpr size_t kFirstWork = 100;
   static constexpr uint64_t kStallNs = 2000;
 
-  Toucher(const std::vector<uint32_t>& pages, bool write);
+  // Touches a byte of each of `pages`, which outlive it, in `memory`.
+  Toucher(const std::vector<uint32_t>& pages, bool write, absl::Span<uint8_t> memory,
+          uint64_t page_size);
+  virtual ~Toucher() = default;
+  Toucher(const Toucher&) = delete;
+  Toucher& operator=(const Toucher&) = delete;
 
-  // Once. The calling thread is the vCPU. Allocates nothing.
-  void Run(absl::Span<uint8_t> memory, uint64_t page_size);
+  // What need not be timed. Once, by the thread that calls Run() then.
+  virtual absl::Status Prepare() { return absl::OkStatus(); }
+  // Once. Allocates nothing.
+  absl::Status Run();
 
   // By CLOCK_MONOTONIC.
   uint64_t first_work_ns() const { return first_work_ns_; }
@@ -55,14 +64,23 @@ class Toucher {
   const std::vector<Stall>& stalls() const { return stalls_; }
   // Faults that the kernel counted for the thread, in the meantime.
   uint64_t kernel_faults() const { return kernel_faults_; }
-  // Of the thread, from its beginning.
+  // Of the thread, during Run().
   double cpu_seconds() const { return cpu_seconds_; }
 
- private:
+ protected:
+  // Has to set the two times.
+  virtual absl::Status Touch();
+  size_t first_work() const;  // the number of touches that are it
+  void NoteStall(uint32_t page, uint64_t ns);
+
   const std::vector<uint32_t>& pages_;
   const bool write_;
+  const absl::Span<uint8_t> memory_;
+  const uint64_t page_size_;
   uint64_t first_work_ns_ = 0;
   uint64_t done_ns_ = 0;
+
+ private:
   std::vector<Stall> stalls_;
   uint64_t kernel_faults_ = 0;
   double cpu_seconds_ = 0;

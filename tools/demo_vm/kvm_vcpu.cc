@@ -263,7 +263,7 @@ class KvmVcpu : public Vcpu {
 }  // namespace
 
 absl::StatusOr<std::vector<std::unique_ptr<Vcpu>>> CreateKvmVcpus(absl::Span<uint8_t> memory,
-                                                                  int count) {
+                                                                  int count, ExtraMemory extra) {
   Fd kvm(open("/dev/kvm", O_RDWR | O_CLOEXEC));
   if (kvm.get() < 0) return SystemError("/dev/kvm");
   if (ioctl(kvm.get(), KVM_GET_API_VERSION, 0) != KVM_API_VERSION) {
@@ -276,11 +276,17 @@ absl::StatusOr<std::vector<std::unique_ptr<Vcpu>>> CreateKvmVcpus(absl::Span<uin
   Fd vm(ioctl(kvm.get(), KVM_CREATE_VM, 0));
   if (vm.get() < 0) return SystemError("KVM_CREATE_VM");
   if (ioctl(vm.get(), KVM_SET_TSS_ADDR, kTssAddress) < 0) return SystemError("KVM_SET_TSS_ADDR");
-  kvm_userspace_memory_region ram = {};
-  ram.memory_size = memory.size();
-  ram.userspace_addr = reinterpret_cast<uintptr_t>(memory.data());
-  if (ioctl(vm.get(), KVM_SET_USER_MEMORY_REGION, &ram) < 0) {
-    return SystemError("KVM_SET_USER_MEMORY_REGION");
+  uint32_t slot = 0;
+  for (const ExtraMemory& part : {ExtraMemory{0, memory}, extra}) {
+    if (part.bytes.empty()) continue;
+    kvm_userspace_memory_region ram = {};
+    ram.slot = slot++;
+    ram.guest_phys_addr = part.address;
+    ram.memory_size = part.bytes.size();
+    ram.userspace_addr = reinterpret_cast<uintptr_t>(part.bytes.data());
+    if (ioctl(vm.get(), KVM_SET_USER_MEMORY_REGION, &ram) < 0) {
+      return SystemError("KVM_SET_USER_MEMORY_REGION");
+    }
   }
   const auto machine =
       std::make_shared<const Machine>(Machine{std::move(kvm), std::move(vm), memory});

@@ -42,10 +42,17 @@ class Vcpu {
   virtual absl::Status Run() = 0;
 };
 
-// `memory` is that of the guest, at physical address 0, and outlives the vCPUs. Unavailable, with
-// the reason, where there is no KVM, or none that can run our guest.
+// What the guest has besides: [address, address + bytes.size()), whole pages, behind `memory`.
+struct ExtraMemory {
+  uint32_t address = 0;
+  absl::Span<uint8_t> bytes = {};
+};
+
+// `memory` is that of the guest, at physical address 0; it and `extra` outlive the vCPUs.
+// Unavailable, with the reason, where there is no KVM, or none that can run our guest.
 absl::StatusOr<std::vector<std::unique_ptr<Vcpu>>> CreateKvmVcpus(absl::Span<uint8_t> memory,
-                                                                  int count);
+                                                                  int count,
+                                                                  ExtraMemory extra = {});
 std::vector<std::unique_ptr<Vcpu>> CreateThreadVcpus(absl::Span<uint8_t> memory, int count);
 
 }  // namespace demo_vm

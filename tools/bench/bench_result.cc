@@ -1,0 +1,72 @@
+#include "tools/bench/bench_result.h"
+
+#include <unistd.h>
+
+#include <set>
+#include <utility>
+
+#include "tools/bench/c_face.h"
+#include "tools/bench/ratios.h"
+
+namespace ramjet::bench {
+namespace {
+
+using nlohmann::json;
+
+json ToJson(const Failure& failure) {
+  return {{"round", failure.round},    {"contestant", failure.of.contestant},
+          {"where", failure.of.where}, {"workload", failure.of.workload},
+          {"cache", failure.of.cache}, {"error", failure.why}};
+}
+
+}  // namespace
+
+Summary Compare(const BenchResult& result) {
+  std::set<Case> failed;
+  for (const Failure& failure : result.failures) failed.insert(failure.of);
+  std::vector<Run> runs;
+  for (const Run& run : result.runs) {
+    if (!failed.contains(run.of)) runs.push_back(run);
+  }
+  return Summary(runs);
+}
+
+json ToJson(const BenchResult& result) {
+  const Summary summary = Compare(result);
+  const std::vector<Ratio> ratios =
+      ComputeRatios({.summary = summary,
+                     .limits = result.limits,
+                     .nonzero_bytes = result.snapshot.nonzero_bytes,
+                     .vm_nonzero_bytes = result.snapshot.largest_block_nonzero_bytes,
+                     .pages = result.snapshot.pages,
+                     .rounds = result.rounds,
+                     .cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)),
+                     .sparse_1_gib = result.sparse_1_gib,
+                     .sparse_64_gib = result.sparse_64_gib});
+  json runs = json::array();
+  for (const Run& run : result.runs) runs.push_back(ToJson(run));
+  json failures = json::array();
+  for (const Failure& failure : result.failures) failures.push_back(ToJson(failure));
+  json bench = {
+      {"schema", "ramjet.bench/1"},
+      {"version", c_face::Version()},
+      {"started", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", result.started, absl::UTCTimeZone())},
+      {"planned_rounds", result.planned_rounds},
+      {"rounds", result.rounds},
+      {"interrupted", result.interrupted.empty() ? json() : json(result.interrupted)},
+      {"machine", result.machine},
+      {"snapshot", result.snapshot.object},
+      {"limits", result.limits.AsJson()},
+      {"runs", std::move(runs)},
+      {"failures", std::move(failures)},
+      {"summary", summary.AsJson()},
+      {"ratios", ToJson(ratios)}};
+  if (!result.sparse_64_gib.empty()) {
+    bench["scaling"] = {{{"ram_bytes", uint64_t{1} << 30}, {"to_resume", result.sparse_1_gib}},
+                        {{"ram_bytes", uint64_t{64} << 30}, {"to_resume", result.sparse_64_gib}}};
+  }
+  if (result.pictures) bench["pictures"] = *result.pictures;
+  return bench;
+}
+
+}  // namespace ramjet::bench
