@@ -139,11 +139,21 @@ bool FaultThread::ReadAndServe() {
   }
   const uint64_t now_ns = events.faults.empty() ? 0 : NowNs();
   parts_.stats.faults.fetch_add(events.faults.size(), std::memory_order_relaxed);
+  if (events.faults.size() > 1) Prefetch(events.faults);
   for (const MissingFault& fault : events.faults) {
     Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0, .unread = false, .retry_ns = 0});
   }
   if (!events.faults.empty() && can_spin_) served_ns_ = NowNs();
   return more;
+}
+
+// Of several who wait for a disk each would wait for all before it, too. Here its queue has them all
+// at once.
+void FaultThread::Prefetch(absl::Span<const MissingFault> faults) const {
+  for (const MissingFault& fault : faults) {
+    const RamBlock* const block = parts_.map.Find(fault.addr);
+    if (block != nullptr) parts_.loader.PrefetchFaulted(*block, block->PageOf(fault.addr));
+  }
 }
 
 void FaultThread::Serve(Fault fault) {

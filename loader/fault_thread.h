@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "loader/eager_queue.h"
 #include "loader/install_gate.h"
 #include "loader/load_stats.h"
@@ -84,6 +85,7 @@ class FaultThread {
   void Run();
   void AwaitEvents(int64_t timeout_ns);
   bool ReadAndServe();
+  void Prefetch(absl::Span<const MissingFault> faults) const;
   void Serve(Fault fault);
   void Park(Fault fault);
   bool IsParked(uintptr_t addr) const;

@@ -130,6 +130,12 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
   return InstallFaulted(block, page, content, last_attempt);
 }
 
+void PageLoader::PrefetchFaulted(const RamBlock& block, uint64_t page) const {
+  if (!block.pending(page)) return;
+  const RamBlock::Extent stored = block.FindStored({page, 1}, block.BytesOf(page));
+  if (stored.length > 0) parts_.demand.Prefetch(block.index(), stored.offset, stored.length);
+}
+
 Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
                                    bool last_attempt) {
   Installed installed;

@@ -66,6 +66,9 @@ class PageLoader {
   Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
                       bool last_attempt = false);
 
+  // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
+  void PrefetchFaulted(const RamBlock& block, uint64_t page) const;
+
   // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
   // changing. `buffer` holds run.count pages. What arrives is counted in LoadStats::eager, and in
   // `also` if that is given.

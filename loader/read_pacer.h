@@ -47,6 +47,9 @@ class ReadPacer {
     explicit Demand(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
+      pacer_.demand_source_.Prefetch(block, offset, length);
+    }
 
    private:
     ReadPacer& pacer_;

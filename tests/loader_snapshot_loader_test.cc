@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <random>
@@ -28,6 +29,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
 
 class SnapshotLoaderTest : public ::testing::TestWithParam<MemoryKind> {
  protected:
@@ -380,6 +382,39 @@ TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition) << attached;
   munmap(memory, 64 * HostPageBytes());
   fclose(file);
+}
+
+// Faults on this process's only userfaultfd that nobody has read, by the kernel's word.
+uint64_t UnreadFaults() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    if (std::filesystem::read_symlink(entry.path(), error) != "anon_inode:[userfaultfd]") continue;
+    std::ifstream info("/proc/self/fdinfo/" + entry.path().filename().string());
+    for (std::string line; std::getline(info, line);) {
+      uint64_t pending = 0;
+      if (std::sscanf(line.c_str(), "pending: %lu", &pending) == 1) return pending;
+    }
+  }
+  return 0;
+}
+
+// While one waits for the disk, more come; they are to wait for one turn of it, and not for three.
+TEST(SnapshotLoader, FaultsThatComeTogetherAreReadTogether) {
+  SKIP_WITHOUT_USERFAULTFD();
+  OneBlockLoad load(64, {{0, 40}}, MemoryKind::kPrivate);
+  load.source->Hold(1);
+  std::vector<std::thread> guests;
+  guests.emplace_back([&] { EXPECT_TRUE(load.memory.HoldsPattern(1)); });
+  load.source->AwaitHeld(1);
+  for (const uint64_t page : {30, 10, 20}) {
+    guests.emplace_back([&, page] { EXPECT_TRUE(load.memory.HoldsPattern(page)); });
+  }
+  guests.emplace_back([&] { EXPECT_TRUE(load.memory.HoldsZeros(50)); });
+  while (UnreadFaults() < 4) std::this_thread::yield();
+  load.source->Release(1);
+  for (std::thread& guest : guests) guest.join();
+  EXPECT_THAT(load.source->prefetched(),
+              UnorderedElementsAre(PageRun{10, 1}, PageRun{20, 1}, PageRun{30, 1}));
 }
 
 TEST(SnapshotLoader, HugePagesOfPrivateMemoryArriveWhole) {

@@ -135,6 +135,16 @@ absl::Status FaultySource::ReadPages(size_t block, uint64_t offset,
   return status;
 }
 
+void FaultySource::Prefetch(size_t, uint64_t offset, uint64_t length) const {
+  absl::MutexLock lock(&mu_);
+  prefetched_.push_back({offset / HostPageBytes(), length / HostPageBytes()});
+}
+
+std::vector<PageRun> FaultySource::prefetched() const {
+  absl::MutexLock lock(&mu_);
+  return prefetched_;
+}
+
 void FaultySource::Hold(uint64_t page) {
   absl::MutexLock lock(&mu_);
   held_.insert(page);

@@ -85,7 +85,12 @@ class FaultySource : public PageSource {
   explicit FaultySource(const Snapshot& snapshot) : snapshot_(snapshot) {}
 
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
+  void Prefetch(size_t block, uint64_t offset, uint64_t length) const override
+      ABSL_LOCKS_EXCLUDED(mu_);
   bool IsCached(size_t, uint64_t, uint64_t) const override { return cached_.load(); }
+
+  // What Prefetch() was called for.
+  std::vector<PageRun> prefetched() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // Whether all of it is said to be in the page cache; not at first.
   void SetCached(bool cached) { cached_.store(cached); }
@@ -109,6 +114,7 @@ class FaultySource : public PageSource {
   std::set<uint64_t> held_ ABSL_GUARDED_BY(mu_);
   mutable std::map<uint64_t, PageRun> waiting_ ABSL_GUARDED_BY(mu_);
   mutable std::map<uint64_t, Failure> failures_ ABSL_GUARDED_BY(mu_);
+  mutable std::vector<PageRun> prefetched_ ABSL_GUARDED_BY(mu_);
 };
 
 // One block being loaded into memory of its own through a faulty source. Every wake is to come from
