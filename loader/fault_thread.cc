@@ -147,8 +147,8 @@ bool FaultThread::ReadAndServe() {
   return more;
 }
 
-// Of several who wait for a disk each would wait for all before it, too. Here its queue has them all
-// at once.
+// Of several who wait for a disk each would wait for all before it, too. Here the disk's queue has
+// them all at once.
 void FaultThread::Prefetch(absl::Span<const MissingFault> faults) const {
   for (const MissingFault& fault : faults) {
     const RamBlock* const block = parts_.map.Find(fault.addr);

@@ -27,7 +27,8 @@ class WindowLoader {
   WindowLoader(PageLoader& loader, LoadStats& stats) : loader_(loader), stats_(stats) {}
 
   // `huge` is what is known of its block. A window of a working set that is not to be a huge page
-  // after all, or a claimed one that is not in the page cache, is left alone: its pages come singly.
+  // after all, or a claimed one that is not in the page cache, is left alone: its pages come
+  // singly.
   void LoadWindow(EagerQueue::Window window, HugePages huge);
 
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is
