@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/escaping.h"
+
 namespace ramjet::vmstate {
 namespace {
 
@@ -15,7 +17,8 @@ void Wire::FailWith(absl::StatusCode code, absl::string_view at, absl::string_vi
     if (const size_t* index = std::get_if<size_t>(&place)) {
       absl::StrAppend(&path, "[", *index, "]");
     } else {
-      absl::StrAppend(&path, path.empty() ? " " : ".", std::get<absl::string_view>(place));
+      absl::StrAppend(&path, path.empty() ? " " : ".",
+                      absl::CHexEscape(std::get<absl::string_view>(place)));
     }
   }
   status_ = absl::Status(code, absl::StrCat("device \"", device_, "\":", path, at,
