@@ -30,8 +30,10 @@ using vmstate::Wire;
 
 // A limit of ours on what the description can make of the bytes: arrays may be described in a few
 // characters and have elements without bytes. Each element has its own copy of name and type, so
-// long ones count for more.
-constexpr uint64_t kMaxValues = uint64_t{1} << 22;
+// long ones count for more. Real files have less than one value for each byte.
+uint64_t MaxValues(uint64_t described_bytes, uint64_t payload_bytes) {
+  return std::min(uint64_t{1} << 22, 16 * (described_bytes + payload_bytes));
+}
 
 uint64_t ValuesOf(absl::string_view name, absl::string_view type) {
   return 1 + (name.size() + type.size()) / 64;
@@ -220,6 +222,8 @@ class Decoder {
     in_.Fail(what...);
   }
 
+  void FailTooMany() { Fail("more fields are described than so many bytes can have"); }
+
   std::string ReadBytes(uint64_t size) {
     const absl::Span<const uint8_t> bytes = in_.ReadBytes(size);
     return std::string(bytes.begin(), bytes.end());
@@ -281,7 +285,7 @@ void Decoder::AppendElements(const Description& description, DeviceField& array)
     return Fail("element ", *description.index, " where ", elements.size(), " comes next");
   }
   const uint64_t count = description.array_len.value_or(1);
-  if (count > values_left_) return Fail("more than ", kMaxValues, " fields");
+  if (count > values_left_) return FailTooMany();
   if (description.size != 0) in_.Expect(count, description.size);
   for (uint64_t i = 0; i < count && in_.ok(); ++i) {
     const Wire::Step step = in_.Enter(elements.size());
@@ -308,7 +312,7 @@ DeviceField Decoder::DecodeElement(const Description& description) {
   DeviceField field{description.name, description.type, offset(), description.size, {}};
   const uint64_t values = ValuesOf(description.name, description.type);
   if (values > values_left_) {
-    Fail("more than ", kMaxValues, " fields");
+    FailTooMany();
     return field;
   }
   values_left_ -= values;
@@ -425,7 +429,9 @@ absl::StatusOr<std::vector<FieldStruct>> DecodeDevices(absl::string_view vmdesc,
     return absl::DataLossError(absl::StrCat("vmdesc: describes ", descriptions->size(),
                                             " devices, not ", payloads.size()));
   }
-  uint64_t values_left = kMaxValues;
+  uint64_t payload_bytes = 0;
+  for (const DevicePayload& payload : payloads) payload_bytes += payload.bytes.size();
+  uint64_t values_left = MaxValues(vmdesc.size(), payload_bytes);
   std::vector<FieldStruct> devices;
   for (size_t i = 0; i < payloads.size(); ++i) {
     absl::StatusOr<FieldStruct> device =

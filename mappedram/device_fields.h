@@ -61,7 +61,7 @@ struct DevicePayload {
 //  - Where markers or sizes are not as the type has them, and for every type not known here, the
 //    bytes are opaque.
 // DataLoss, with device, field and offset, if description and bytes contradict each other. Costs
-// memory in proportion to both, and never more than for some million fields.
+// memory in proportion to both, and no more than four million fields.
 absl::StatusOr<std::vector<FieldStruct>> DecodeDevices(absl::string_view vmdesc,
                                                        const std::vector<DevicePayload>& payloads);
 

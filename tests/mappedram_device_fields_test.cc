@@ -154,18 +154,19 @@ TEST(DeviceFields, DescriptionThatContradictsTheBytesIsRefused) {
 
 TEST(DeviceFields, FewCharactersDoNotMakeManyFields) {
   EXPECT_THAT(ErrorOf(OneField("buffer", 0, R"("array_len": 18446744073709551615)"), ""),
-              StatusIs(StatusCode::kDataLoss, "more than 4194304 fields"));
-  EXPECT_THAT(ErrorOf(OneField("buffer", 1, R"("array_len": 4000000)"), "01"),
-              StatusIs(StatusCode::kDataLoss, "4000000 elements cannot be in the 1 bytes left"));
+              StatusIs(StatusCode::kDataLoss, "more fields are described than"));
+  EXPECT_THAT(ErrorOf(OneField("buffer", 1, R"("array_len": 400)"), "01"),
+              StatusIs(StatusCode::kDataLoss, "400 elements cannot be in the 1 bytes left"));
   // Each doubling what the one in it makes.
   std::string inner = OneField("buffer", 0, R"("array_len": 65536)");
   for (int i = 0; i < 3; ++i) {
     inner = OneField("struct", 0, absl::StrCat(R"("array_len": 65536, "struct": {)", inner, "}"));
   }
-  EXPECT_THAT(ErrorOf(inner, ""), StatusIs(StatusCode::kDataLoss, "more than 4194304 fields"));
+  EXPECT_THAT(ErrorOf(inner, ""),
+              StatusIs(StatusCode::kDataLoss, "more fields are described than"));
   // Nor long ones many times.
   EXPECT_THAT(ErrorOf(OneField(std::string(100000, 't'), 0, R"("array_len": 4000000)"), ""),
-              StatusIs(StatusCode::kDataLoss, "more than 4194304 fields"));
+              StatusIs(StatusCode::kDataLoss, "more fields are described than"));
 }
 
 TEST(DeviceFields, ErrorIsOneLineWhateverTheNames) {

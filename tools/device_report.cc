@@ -85,24 +85,35 @@ bool IsScalar(const DeviceField& field) {
          !std::holds_alternative<FieldStruct>(field.value);
 }
 
+// Neighbours which are equal.
+struct Run {
+  size_t first;
+  size_t count;
+  std::string text;  // of each
+};
+
+std::vector<Run> RunsOf(const std::vector<std::string>& texts) {
+  std::vector<Run> runs;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    if (runs.empty() || runs.back().text != texts[i]) runs.push_back({i, 0, texts[i]});
+    ++runs.back().count;
+  }
+  return runs;
+}
+
 // "[1, 0 x7, 0x10]".
 std::string ScalarsAsText(const std::vector<DeviceField>& elements) {
-  constexpr size_t kShown = 16;  // different ones in a row
-  std::string text = "[";
-  size_t shown = 0;
-  for (size_t i = 0; i < elements.size(); ++shown) {
-    if (shown == kShown) {
-      absl::StrAppend(&text, ", ... (", elements.size(), ")");
-      break;
-    }
-    const std::string value = ScalarAsText(elements[i]);
-    size_t end = i + 1;
-    while (end < elements.size() && ScalarAsText(elements[end]) == value) ++end;
-    absl::StrAppend(&text, i == 0 ? "" : ", ", value);
-    if (end - i > 1) absl::StrAppend(&text, " x", end - i);
-    i = end;
+  constexpr size_t kShown = 16;  // runs
+  std::vector<std::string> texts;
+  for (const DeviceField& element : elements) texts.push_back(ScalarAsText(element));
+  const std::vector<Run> runs = RunsOf(texts);
+  std::string text;
+  for (size_t i = 0; i < std::min(runs.size(), kShown); ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : ", ", runs[i].text);
+    if (runs[i].count > 1) absl::StrAppend(&text, " x", runs[i].count);
   }
-  return text + "]";
+  if (runs.size() > kShown) absl::StrAppend(&text, ", ... (", elements.size(), ")");
+  return absl::StrCat("[", text, "]");
 }
 
 // What follows a field's name.
@@ -116,14 +127,12 @@ std::string FieldAsText(const DeviceField& field, size_t indent) {
   if (std::all_of(elements.begin(), elements.end(), IsScalar)) {
     return absl::StrCat(" = ", ScalarsAsText(elements), "\n");
   }
+  std::vector<std::string> texts;
+  for (const DeviceField& element : elements) texts.push_back(FieldAsText(element, indent + 2));
   std::string text = "\n";
-  for (size_t i = 0; i < elements.size();) {
-    const std::string element = FieldAsText(elements[i], indent + 2);
-    size_t end = i + 1;
-    while (end < elements.size() && FieldAsText(elements[end], indent + 2) == element) ++end;
-    const std::string indices = end - i > 1 ? absl::StrCat(i, "-", end - 1) : absl::StrCat(i);
-    absl::StrAppend(&text, std::string(indent + 2, ' '), "[", indices, "]", element);
-    i = end;
+  for (const Run& run : RunsOf(texts)) {
+    const std::string last = run.count > 1 ? absl::StrCat("-", run.first + run.count - 1) : "";
+    absl::StrAppend(&text, std::string(indent + 2, ' '), "[", run.first, last, "]", run.text);
   }
   return text;
 }
