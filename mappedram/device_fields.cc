@@ -251,35 +251,40 @@ class Decoder {
 
 FieldStruct Decoder::DecodeStruct(const StructDescription& description) {
   FieldStruct out;
-  std::map<absl::string_view, size_t> places;
+  struct Place {
+    size_t index;
+    bool is_array;
+  };
+  std::map<absl::string_view, Place> places;
   for (const Description& field : description.fields) {
     if (!in_.ok()) break;
     const Wire::Step step = in_.Enter(field.name);
-    const auto [place, is_new] = places.emplace(field.name, out.fields.size());
-    if (is_new && !field.is_array()) {
+    const auto [found, is_new] = places.insert({field.name, {out.fields.size(), field.is_array()}});
+    Place& place = found->second;
+    if (is_new && !place.is_array) {
       out.fields.push_back(DecodeElement(field));
       continue;
     }
-    if (is_new) {
-      out.fields.push_back({field.name, field.type, offset(), 0, FieldArray()});
+    if (is_new) out.fields.push_back({field.name, field.type, offset(), 0, FieldArray()});
+    DeviceField& array = out.fields[place.index];
+    if (!place.is_array) {
+      // What was there is the first of several.
+      DeviceField first = array;
+      first.name.clear();
+      array.value = FieldArray{{std::move(first)}};
+      place.is_array = true;
     }
-    AppendElements(field, out.fields[place->second]);
+    AppendElements(field, array);
   }
   for (const StructDescription& subsection : description.subsections) {
     if (!in_.ok()) break;
     out.fields.push_back(DecodeSubsection(subsection));
-    if (!places.emplace(subsection.vmsd_name, 0).second) Fail("two subsections of one name");
+    if (!places.insert({subsection.vmsd_name, {}}).second) Fail("two subsections of one name");
   }
   return out;
 }
 
 void Decoder::AppendElements(const Description& description, DeviceField& array) {
-  if (!std::holds_alternative<FieldArray>(array.value)) {
-    // So it was the first of several.
-    DeviceField first = array;
-    first.name.clear();
-    array.value = FieldArray{{std::move(first)}};
-  }
   std::vector<DeviceField>& elements = std::get<FieldArray>(array.value).elements;
   if (description.index.has_value() && *description.index != elements.size()) {
     return Fail("element ", *description.index, " where ", elements.size(), " comes next");
@@ -316,7 +321,6 @@ DeviceField Decoder::DecodeElement(const Description& description) {
     return field;
   }
   values_left_ -= values;
-  if (description.size != 0) in_.Expect(1, description.size);
   DecodeValue(description, field);
   if (const uint64_t used = offset() - field.offset; in_.ok() && used != description.size) {
     Fail("its content is ", used, " bytes, but it is described to have ", description.size);

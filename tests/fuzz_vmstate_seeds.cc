@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
-#include <iterator>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -16,27 +16,11 @@
 #include "mappedram/vmdesc.h"
 #include "mappedram/vmstate/device.h"
 #include "nlohmann/json.hpp"
+#include "tests/corpus_file.h"
 #include "tests/vmstate_everything.h"
 
 namespace ramjet {
 namespace {
-
-uint64_t BigEndianAt(const std::string& bytes, size_t at, size_t length) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < length; ++i) value = value << 8 | static_cast<uint8_t>(bytes[at + i]);
-  return value;
-}
-
-// The sparse file of which `extents` is: see corpus/make_extents.py.
-void WriteSparse(const std::string& extents, const std::string& path) {
-  std::ofstream out(path, std::ios::binary);
-  for (size_t at = 8; at < extents.size();) {
-    const uint64_t length = BigEndianAt(extents, at + 8, 8);
-    out.seekp(static_cast<std::streamoff>(BigEndianAt(extents, at, 8)));
-    out << extents.substr(at + 16, length);
-    at += 16 + length;
-  }
-}
 
 absl::Status WriteDescribed(const std::string& snapshot, const std::string& directory) {
   const absl::StatusOr<File> file = File::Open(snapshot);
@@ -81,11 +65,8 @@ absl::Status WriteEverything(const std::string& directory) {
 }
 
 absl::Status WriteSeeds(const std::string& extents_path, const std::string& directory) {
-  std::ifstream in(extents_path, std::ios::binary);
-  const std::string extents{std::istreambuf_iterator<char>(in), {}};
-  if (extents.size() < 8) return absl::NotFoundError(absl::StrCat(extents_path, ": no extents"));
   const std::string sparse = directory + "/sparse";
-  WriteSparse(extents, sparse);
+  if (absl::Status made = WriteFromExtents(extents_path, sparse); !made.ok()) return made;
   absl::Status written = WriteDescribed(sparse, directory);
   (void)remove(sparse.c_str());
   written.Update(WriteEverything(directory));

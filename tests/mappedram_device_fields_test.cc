@@ -85,6 +85,10 @@ TEST(DeviceFields, RunsOfOneNameAreOneArray) {
   constexpr char kPlain[] = R"("fields": [{"name": "a", "type": "uint8", "size": 1},
       {"name": "b", "type": "uint8", "size": 1}, {"name": "a", "type": "uint8", "size": 1}])";
   EXPECT_EQ(AsJson(kPlain, "010203"), R"({"a":[1,3],"b":2})");
+  // A list is not an array of its elements.
+  constexpr char kLists[] = R"("fields": [{"name": "a", "type": "qlist", "size": 1},
+      {"name": "a", "type": "qlist", "size": 1}])";
+  EXPECT_EQ(AsJson(kLists, "00 00"), R"({"a":[[],[]]})");
   EXPECT_THAT(ErrorOf(OneField("uint8", 1, R"("index": 1)"), "01"),
               StatusIs(StatusCode::kDataLoss,
                        "device \"d\": a at offset 1000: element 1 where 0 comes next"));
@@ -136,8 +140,9 @@ TEST(DeviceFields, ContainerThatIsNotAsItsTypeHasItIsOpaque) {
 }
 
 TEST(DeviceFields, DescriptionThatContradictsTheBytesIsRefused) {
-  EXPECT_THAT(ErrorOf(OneField("uint32", 4), "0102"),
-              StatusIs(StatusCode::kDataLoss, "device \"d\": a at offset 1000: 1 elements cannot"));
+  EXPECT_THAT(
+      ErrorOf(OneField("uint32", 4), "0102"),
+      StatusIs(StatusCode::kDataLoss, "device \"d\": a at offset 1000: 4 bytes wanted, 2 left"));
   EXPECT_THAT(ErrorOf(OneField("uint8", 1), "0102"),
               StatusIs(StatusCode::kDataLoss, "at offset 1001: 1 bytes are not described"));
   EXPECT_THAT(ErrorOf(OneField("nullptr", 1), "00"),
