@@ -1,10 +1,10 @@
 #!/usr/bin/python3
-"""Describes a mapped-ram snapshot as `ramjet inspect --json` does, by code that shares nothing with it.
+"""Describes a mapped-ram snapshot as `ramjet inspect --json [--devices]` does, by code that shares nothing with it.
 
 Written from a description of the format alone, so that a misunderstanding in one of the two readers shows as a
 difference. It reads files that QEMU wrote; what damaged ones come to is tested elsewhere.
 
-    independent_reader.py FILE [--stream-offset N]
+    independent_reader.py FILE [--stream-offset N] [--devices]
 """
 
 import argparse
@@ -43,8 +43,57 @@ def size_of(state):
     return total
 
 
-def device_sizes(memory):
-    """Payload sizes in the order of the stream, or None if the file has no vmdesc."""
+def value_of(stream, field):
+    kind, size = field["type"], field["size"]
+    if kind == "struct":
+        return fields_of(stream, field["struct"])
+    if kind == "tmp":
+        return fields_of(stream, field)
+    content = stream.take(size)
+    match = re.fullmatch(r"(u?)int(8|16|32|64)( equal| le)?", kind)
+    if match:
+        assert int(match[2]) == 8 * size
+        return int.from_bytes(content, "big", signed=not match[1])
+    if kind == "timer":
+        return int.from_bytes(content, "big", signed=True)
+    if kind == "bool":
+        return content != b"\0"
+    if kind == "nullptr":
+        assert content == b"0"
+        return None
+    if kind in ("buffer", "unused_buffer", "bitmap", "float64"):
+        return content.hex()
+    return {"opaque": kind, "bytes": content.hex()}
+
+
+def fields_of(stream, state):
+    """By name: what is there once is a value, what has a length, an index or a namesake is a list."""
+    values = {}
+    for field in state.get("fields", []):
+        name = field["name"]
+        if "array_len" in field or "index" in field:
+            values.setdefault(name, [])
+        elif name in values and not isinstance(values[name], list):
+            values[name] = [values[name]]
+        for _ in range(field.get("array_len", 1)):
+            start = stream.at
+            value = value_of(stream, field)
+            assert stream.at == start + field["size"], field
+            if name in values:
+                values[name].append(value)
+            else:
+                values[name] = value
+    for section in state.get("subsections", []):
+        assert stream.number(1) == 5
+        name = stream.name()
+        assert name == section["vmsd_name"]
+        stream.number(4)
+        values[name] = fields_of(stream, section)
+    return values
+
+
+def device_descriptions(memory):
+    """In the order of the stream, or None if the file has no vmdesc."""
     at = len(memory)
     while True:
         at = memory.rfind(b"\x00\x06", max(0, len(memory) - (64 << 20)), at)
@@ -53,8 +102,7 @@ def device_sizes(memory):
         if at + 6 <= len(memory):
             (length,) = struct.unpack(">I", memory[at + 2 : at + 6])
             if length and at + 6 + length == len(memory):
-                description = json.loads(memory[at + 6 :])
-                return [(d["name"], d["instance_id"], size_of(d)) for d in description["devices"]]
+                return json.loads(memory[at + 6 :])["devices"]
         at += 1
 
 
@@ -114,9 +162,9 @@ def read_blocks(stream, result):
         result["ram"]["nonzero_bytes"] += block["nonzero_pages"] * block["page_size"]
 
 
-def read_records(stream, result):
+def read_records(stream, result, with_fields):
     memory = stream.memory
-    sizes = device_sizes(memory)
+    described = device_descriptions(memory)
     live = {}
     while True:
         kind = stream.number(1)
@@ -134,14 +182,20 @@ def read_records(stream, result):
             live[section] = name
         start = stream.at
         if kind == 4:
-            if sizes is None:
+            fields = None
+            if described is None:
                 size = payload_end(memory, start, section) - start
             else:
-                wanted, wanted_instance, size = sizes[len(result["devices"])]
-                assert (wanted, wanted_instance) == (name, instance)
-            result["devices"].append(
-                {"name": name, "instance_id": instance, "version_id": version, "offset": start, "size": size}
-            )
+                wanted = described[len(result["devices"])]
+                assert (wanted["name"], wanted["instance_id"]) == (name, instance)
+                size = size_of(wanted)
+                payload = Stream(memory, start)
+                fields = fields_of(payload, wanted)
+                assert payload.at == start + size
+            device = {"name": name, "instance_id": instance, "version_id": version, "offset": start, "size": size}
+            if with_fields:
+                device["fields"] = fields
+            result["devices"].append(device)
             stream.take(size)
         elif live[section] == "ram":
             if kind == 1:
@@ -154,10 +208,10 @@ def read_records(stream, result):
         assert stream.number(1) == 6
         stream.take(stream.number(4))
     assert stream.at == len(memory)
-    assert sizes is None or len(sizes) == len(result["devices"])
+    assert described is None or len(described) == len(result["devices"])
 
 
-def describe(memory, base):
+def describe(memory, base, with_fields=False):
     if base is None:
         base = 0
         if memory[:16] == b"LibvirtQemudSave":
@@ -183,7 +237,7 @@ def describe(memory, base):
     read_configuration(stream, result)
     assert "mapped-ram" in result["capabilities"]
     try:
-        read_records(stream, result)
+        read_records(stream, result, with_fields)
         result["complete"] = True
     except EOFError as error:
         print("incomplete: %s" % error, file=sys.stderr)
@@ -194,10 +248,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
     parser.add_argument("--stream-offset", type=lambda text: int(text, 0))
+    parser.add_argument("--devices", action="store_true")
     arguments = parser.parse_args()
     with open(arguments.file, "rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        result = describe(memory, arguments.stream_offset)
+        result = describe(memory, arguments.stream_offset, arguments.devices)
     print(json.dumps(result, separators=(",", ":")))
     return 0 if result["complete"] else 1
 

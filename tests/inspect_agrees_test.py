@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""`ramjet inspect --json` and independent_reader.py say the same of files that a real QEMU wrote.
+"""`ramjet inspect --json`, without and with --devices, and independent_reader.py say the same of files that a real QEMU wrote.
 
 Byte for byte, so any field, its order and its spelling count. Run by Bazel; by hand: in the root of the runfiles, or with
 RAMJET set to the program.
@@ -21,14 +21,15 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RAMJET = os.environ.get("RAMJET", os.path.join(HERE, "..", "tools", "ramjet"))
 READER = os.path.join(HERE, "independent_reader.py")
 QEMU = os.environ.get("QEMU", "qemu-system-x86_64")
+QEMU_ARM = os.environ.get("QEMU_ARM", "qemu-system-aarch64")
 
 
 class Qemu:
     """A QEMU that is driven through QMP. Context manager: nothing of it is left."""
 
-    def __init__(self, directory, arguments):
+    def __init__(self, directory, arguments, emulator=QEMU):
         path = os.path.join(directory, "qmp")
-        command = [QEMU, "-accel", "tcg", "-display", "none", "-nodefaults", "-S"]
+        command = [emulator, "-accel", "tcg", "-display", "none", "-nodefaults", "-S"]
         command += ["-qmp", "unix:%s,server=on,wait=off" % path] + arguments
         self.process = subprocess.Popen(command)
         self.socket = socket.socket(socket.AF_UNIX)
@@ -82,9 +83,9 @@ class InspectAgrees(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = os.path.join(self.directory, "snapshot")
 
-    def save(self, arguments, offset=0, capabilities=("mapped-ram",), parameters=None, run_seconds=0):
+    def save(self, arguments, offset=0, capabilities=("mapped-ram",), parameters=None, run_seconds=0, emulator=QEMU):
         uri = "file:" + self.path + (",offset=%d" % offset if offset else "")
-        with Qemu(self.directory, arguments) as qemu:
+        with Qemu(self.directory, arguments, emulator) as qemu:
             if run_seconds:
                 qemu.execute("cont")
                 time.sleep(run_seconds)
@@ -92,30 +93,46 @@ class InspectAgrees(unittest.TestCase):
             qemu.finish_save()
 
     def expect_same(self, offset=None, complete=True):
-        def run(command, option):
-            command = command + ([option, str(offset)] if offset is not None else [])
+        """Returns the description with the devices' fields."""
+
+        def run(command, option, *flags):
+            command = command + list(flags) + ([option, str(offset)] if offset is not None else [])
             return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
 
-        ours = run([RAMJET, "inspect", self.path, "--json"], "--offset")
-        theirs = run([sys.executable, READER, self.path], "--stream-offset")
-        self.assertEqual(theirs.returncode, 0 if complete else 1, theirs.stderr)
-        self.assertEqual(ours.stdout, theirs.stdout, ours.stderr)
-        self.assertEqual(ours.returncode, 0 if complete else 1, ours.stderr)
-        self.assertEqual(len(ours.stderr.splitlines()), 0 if complete else 1, ours.stderr)
-        description = json.loads(ours.stdout)
-        self.assertEqual(description["complete"], complete)
-        text = subprocess.run([RAMJET, "inspect", self.path] + (["--offset", str(offset)] if offset is not None else []),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
-        self.assertEqual(text.returncode, ours.returncode)
-        for block in description["ram"]["blocks"]:
-            self.assertIn(block["idstr"], text.stdout)
+        for flags in ([], ["--devices"]):
+            ours = run([RAMJET, "inspect", self.path, "--json"], "--offset", *flags)
+            theirs = run([sys.executable, READER, self.path], "--stream-offset", *flags)
+            self.assertEqual(theirs.returncode, 0 if complete else 1, theirs.stderr)
+            self.assertEqual(ours.stdout, theirs.stdout, ours.stderr)
+            self.assertEqual(ours.returncode, 0 if complete else 1, ours.stderr)
+            self.assertEqual(len(ours.stderr.splitlines()), 0 if complete else 1, ours.stderr)
+            description = json.loads(ours.stdout)
+            self.assertEqual(description["complete"], complete)
+            text = run([RAMJET, "inspect", self.path], "--offset", *flags)
+            self.assertEqual(text.returncode, ours.returncode)
+            for block in description["ram"]["blocks"]:
+                self.assertIn(block["idstr"], text.stdout)
+            for device in description["devices"]:
+                for name in device.get("fields") or []:
+                    self.assertIn("\n  %s" % name, text.stdout)
         return description
+
+    def fields(self, description, name):
+        return next(device["fields"] for device in description["devices"] if device["name"] == name)
 
     def test_pc(self):
         self.save(["-M", "pc", "-m", "64"])
         description = self.expect_same()
         self.assertEqual(description["ram"]["blocks"][0]["idstr"], "pc.ram")
         self.assertGreater(len(description["devices"]), 20)
+        # As the processor comes out of reset, and its timers.
+        cpu = self.fields(description, "cpu")
+        self.assertEqual(cpu["env.eip"], 0xFFF0)
+        self.assertEqual(len(cpu["env.regs"]), 16)
+        self.assertEqual(cpu["env.segs"][1]["base"], 0xFFFF0000)
+        self.assertEqual(self.fields(description, "timer")["cpu_ticks_offset"], 0)
+        ide = self.fields(description, "0000:00:01.1/ide")
+        self.assertEqual(ide["parent_obj"]["config[0]"]["opaque"], "pci config")
 
     def test_q35(self):
         self.save(["-M", "q35", "-m", "96", "-smp", "2"])
@@ -124,6 +141,14 @@ class InspectAgrees(unittest.TestCase):
     def test_microvm(self):
         self.save(["-M", "microvm", "-m", "2"])
         self.expect_same()
+
+    @unittest.skipIf(shutil.which(QEMU_ARM) is None, "no %s here" % QEMU_ARM)
+    def test_virt(self):
+        machine = ["-M", "virt,gic-version=3", "-cpu", "cortex-a57", "-smp", "2", "-m", "16"]
+        self.save(machine, emulator=QEMU_ARM)
+        description = self.expect_same()
+        self.assertTrue(description["machine"].startswith("virt-"))
+        self.assertEqual(len(self.fields(description, "cpu")["env.xregs"]), 32)
 
     def test_guest_that_ran(self):
         devices = "-vga std -usb -device usb-tablet -device e1000 -device virtio-balloon -device nec-usb-xhci"
@@ -154,6 +179,8 @@ class InspectAgrees(unittest.TestCase):
         self.save(["-M", "pc", "-m", "64"])
         described = self.expect_same()["devices"]
         self.save(["-M", "pc,suppress-vmdesc=on", "-m", "64"])
+        for device in described:
+            device["fields"] = None
         self.assertEqual(self.expect_same()["devices"], described)
 
     def test_uuid(self):
@@ -205,4 +232,4 @@ if __name__ == "__main__":
     if shutil.which(QEMU) is None:
         print("SKIPPED: no %s here" % QEMU)
         sys.exit(0)
-    unittest.main()
+    unittest.main(verbosity=2)  # so that reasons to skip are told

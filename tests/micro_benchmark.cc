@@ -1,4 +1,5 @@
-// What single steps cost, each alone: parsing a snapshot, bitmaps, claims, statistics, installs.
+// What single steps cost, each alone: parsing a snapshot, bitmaps, claims, statistics, installs,
+// device state.
 //
 //   bazel run //tests:micro_benchmark -- [--benchmark_filter=Claim] [--benchmark_repetitions=5]
 //
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <list>
 #include <memory>
 #include <optional>
 #include <random>
@@ -16,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -33,6 +36,7 @@
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
 #include "mappedram/snapshot_writer.h"
+#include "mappedram/vmstate/device.h"
 #include "tests/loader_testing.h"
 #include "uffd/userfaultfd.h"
 
@@ -314,6 +318,78 @@ void BM_LoadAheadHuge(benchmark::State& state) {
   });
 }
 BENCHMARK(BM_LoadAheadHuge);
+
+// --- device state: file descriptors by name and number, as a QEMU keeps them when it replaces
+// itself, in the list that they were in and in a hash map. The bytes are the same. ---
+
+using FdKey = std::pair<std::string, int32_t>;
+struct FdList {
+  std::list<std::pair<FdKey, int32_t>> fds;
+};
+struct FdHash {
+  absl::flat_hash_map<FdKey, int32_t> fds;
+};
+
+constexpr auto kFd =
+    vmstate::Pair(vmstate::Pair(vmstate::CountedBuffer(), vmstate::Number()), vmstate::Number());
+constexpr auto kFdList =
+    vmstate::Struct<FdList>("cpr", {}, vmstate::Field("fds", &FdList::fds, vmstate::Marked(kFd)));
+constexpr auto kFdHash =
+    vmstate::Struct<FdHash>("cpr", {}, vmstate::Field("fds", &FdHash::fds, vmstate::Marked(kFd)));
+
+FdKey FdKeyOf(size_t i) {
+  return {absl::StrCat("0000:00:", i / 256, ".0/queue"), static_cast<int32_t>(i % 256)};
+}
+
+std::string FdBytes(size_t count) {
+  FdList list;
+  for (size_t i = 0; i < count; ++i) list.fds.emplace_back(FdKeyOf(i), static_cast<int32_t>(i));
+  return *vmstate::Encode(kFdList, list);
+}
+
+int32_t Find(const FdList& list, const FdKey& key) {
+  return std::find_if(list.fds.begin(), list.fds.end(),
+                      [&key](const auto& fd) { return fd.first == key; })
+      ->second;
+}
+int32_t Find(const FdHash& hash, const FdKey& key) { return hash.fds.find(key)->second; }
+
+template <typename Form>
+auto DecodeFds(const Form& form, const std::string& bytes) {
+  return *vmstate::Decode(
+      form,
+      {.bytes = {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, .version = 1});
+}
+
+// Each of them once, in random order.
+template <typename Form>
+void FindFds(benchmark::State& state, const Form& form) {
+  const auto count = static_cast<size_t>(state.range(0));
+  const auto fds = DecodeFds(form, FdBytes(count));
+  std::vector<FdKey> keys;
+  for (size_t i = 0; i < count; ++i) keys.push_back(FdKeyOf(i));
+  std::shuffle(keys.begin(), keys.end(), std::mt19937_64(1));
+  for ([[maybe_unused]] const auto _ : state) {
+    for (const FdKey& key : keys) benchmark::DoNotOptimize(Find(fds, key));
+  }
+  SetItems(state, count);
+}
+void BM_FindInList(benchmark::State& state) { FindFds(state, kFdList); }
+void BM_FindInHash(benchmark::State& state) { FindFds(state, kFdHash); }
+BENCHMARK(BM_FindInList)->Arg(540)->Arg(2870)->Arg(7530)->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_FindInHash)->Arg(540)->Arg(2870)->Arg(7530)->Unit(benchmark::kMicrosecond);
+
+template <typename Form>
+void DecodeAgain(benchmark::State& state, const Form& form) {
+  const std::string bytes = FdBytes(static_cast<size_t>(state.range(0)));
+  for ([[maybe_unused]] const auto _ : state) benchmark::DoNotOptimize(DecodeFds(form, bytes));
+  SetItems(state, static_cast<uint64_t>(state.range(0)));
+  SetBytes(state, bytes.size());
+}
+void BM_DecodeList(benchmark::State& state) { DecodeAgain(state, kFdList); }
+void BM_DecodeHash(benchmark::State& state) { DecodeAgain(state, kFdHash); }
+BENCHMARK(BM_DecodeList)->Arg(7530)->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_DecodeHash)->Arg(7530)->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace ramjet

@@ -1,16 +1,22 @@
 #include "tools/inspect.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "mappedram/device_fields.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
+#include "mappedram/snapshot_description.h"
+#include "tools/device_report.h"
 
 namespace ramjet {
 namespace {
@@ -31,7 +37,12 @@ RamSums SumsOf(const SnapshotDescription& description) {
   return sums;
 }
 
-std::string AsJson(const SnapshotDescription& description) {
+// The fields of each device, in their order.
+using DevicesFields = std::vector<FieldStruct>;
+
+// `fields` is null if they were not asked for, and empty inside if the file does not describe them.
+std::string AsJson(const SnapshotDescription& description,
+                   const std::optional<DevicesFields>* fields) {
   Json blocks = Json::array();
   for (const SnapshotBlock& block : description.blocks) {
     blocks.push_back({{"idstr", block.idstr},
@@ -48,6 +59,10 @@ std::string AsJson(const SnapshotDescription& description) {
                        {"version_id", device.version_id},
                        {"offset", device.offset},
                        {"size", device.size}});
+    if (fields != nullptr) {
+      devices.back()["fields"] =
+          fields->has_value() ? FieldsAsJson((*fields)->at(devices.size() - 1)) : Json(nullptr);
+    }
   }
   const RamSums ram = SumsOf(description);
   const Json object = {{"schema", "ramjet.inspect/1"},
@@ -111,6 +126,18 @@ std::string AsText(const std::string& path, const SnapshotDescription& descripti
   return text;
 }
 
+std::string FieldsAsText(const SnapshotDescription& description,
+                         const std::optional<DevicesFields>& fields) {
+  if (!fields.has_value()) return "\nThe file does not describe what is in its devices.\n";
+  std::string text;
+  for (size_t i = 0; i < fields->size(); ++i) {
+    const DeviceSection& device = description.devices[i];
+    absl::StrAppend(&text, "\n", device.name, " #", device.instance_id, ", version ",
+                    device.version_id, "\n", FieldsAsText((*fields)[i], 2));
+  }
+  return text;
+}
+
 int Fail(const absl::Status& status) {
   absl::FPrintF(stderr, "ramjet: %s\n", status.message());
   return 1;
@@ -118,12 +145,25 @@ int Fail(const absl::Status& status) {
 
 }  // namespace
 
-int RunInspect(const std::string& path, std::optional<uint64_t> stream_offset, bool json) {
+int RunInspect(const std::string& path, const InspectOptions& options) {
   const absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return Fail(file.status());
-  const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(*file, stream_offset);
+  const absl::StatusOr<SnapshotDescription> description =
+      Snapshot::Describe(*file, options.stream_offset);
   if (!description.ok()) return Fail(description.status());
-  const std::string text = json ? AsJson(*description) : AsText(path, *description);
+  std::optional<DevicesFields> fields;
+  if (options.devices) {
+    absl::StatusOr<std::optional<DevicesFields>> read = ReadDeviceFields(*file, *description);
+    if (!read.ok()) return Fail(read.status());
+    fields = *std::move(read);
+  }
+  std::string text;
+  if (options.json) {
+    text = AsJson(*description, options.devices ? &fields : nullptr);
+  } else {
+    text = AsText(path, *description);
+    if (options.devices) text += FieldsAsText(*description, fields);
+  }
   if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0) {
     return Fail(absl::ErrnoToStatus(errno, "stdout"));
   }

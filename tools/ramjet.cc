@@ -29,6 +29,14 @@ constexpr char kDescription[] =
     "  ramjet demo\n"
     "  ramjet bench";
 
+constexpr char kInspectFooter[] =
+    "With --devices, each device in the JSON object also has \"fields\", by name: numbers\n"
+    "(timers in nanoseconds, -1 if off), true or false, null for a null pointer, arrays,\n"
+    "objects for structs and subsections (\"device/subsection\"), strings of hexadecimal\n"
+    "digits for plain bytes, and {\"opaque\": TYPE, \"bytes\": DIGITS} for what only the\n"
+    "device's own code understands. \"fields\" is null if the file does not describe its\n"
+    "devices (suppress-vmdesc=on, or cut off).";
+
 constexpr char kRunDescription[] =
     "Runs an unpatched QEMU (9.0 or later) whose snapshot loads take milliseconds.";
 
@@ -117,12 +125,18 @@ int main(int argc, char** argv) {
       "inspect", "Says what is in a snapshot file, or in one line what is wrong with it.");
   std::string file;
   bool json = false;
+  bool devices = false;
   std::optional<uint64_t> stream_offset;
   inspect->add_option("FILE", file, "The snapshot; behind libvirt's save image header, too")
       ->required();
   inspect->add_flag("--json", json, "Print one JSON object (schema ramjet.inspect/1)");
+  inspect->add_flag("--devices", devices,
+                    "Also decode the state of every device, field by field, as the file describes "
+                    "it");
   inspect->add_option("--offset", stream_offset, "Where the stream begins, if not at the start")
       ->type_name("BYTES");
+
+  inspect->footer(kInspectFooter);
 
   CLI::App* const run = app.add_subcommand("run", kRunDescription);
   ramjet::RunOptions run_options;
@@ -293,7 +307,7 @@ int main(int argc, char** argv) {
   }
 
   run_options.eager = eager == "on";
-  if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
+  if (inspect->parsed()) return ramjet::RunInspect(file, {stream_offset, json, devices});
   if (run->parsed()) return ramjet::RunEmulator(run_options);
   if (scaling_flag->count() > 0) bench_options.scaling = scaling;
   if (bench->parsed()) return ramjet::bench::RunBench(bench_options);
