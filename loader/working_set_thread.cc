@@ -133,7 +133,8 @@ void WorkingSetThread::LoadAttached() {
       todo_ = std::exchange(skipped_, {});
       next_ = 0;
     }
-    if (MayHurry() && !std::exchange(looked_for_windows, true)) {
+    // Windows hold pages that are not in the set: they are for who wants those, too.
+    if (hurried_.load(std::memory_order_relaxed) && !std::exchange(looked_for_windows, true)) {
       ClaimWindows();
       LoadWindows();
     }

@@ -29,9 +29,9 @@
 namespace ramjet {
 
 // Reads a working set, makes sure that it belongs to the snapshot, and loads its pages in their
-// order, a batch at a time; within a batch in the file's. Windows of huge pages that the page cache
-// holds come whole, once the guest runs, and eager threads help with these. What is wrong with the
-// file is noted as an error in the statistics, and nothing is loaded then.
+// order, a batch at a time; within a batch in the file's. Once everything is to be loaded, windows
+// of huge pages that the page cache holds come whole, and eager threads help with these. What is
+// wrong with the file is noted as an error in the statistics, and nothing is loaded then.
 //
 // Blocks may be attached while it is at work: runs of those that are not are left out, and come as
 // soon as they are. The thread ends when all its pages are there, and waits, at no cost, while the
@@ -59,7 +59,8 @@ class WorkingSetThread {
   // for others. Not once the thread is being destroyed.
   void Add(RamBlock& block, std::function<void()> loaded) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The guest runs by now: the disk need not be spared for whoever resumes it.
+  // The guest runs by now, so the disk need not be spared for whoever resumes it; and all the rest
+  // is to be loaded, too.
   void Hurry() { hurried_.store(true, std::memory_order_relaxed); }
 
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }

@@ -1,6 +1,6 @@
-// A libFuzzer target: what the codec for device state makes of any bytes, and the decoder of devices
-// of any description and bytes. The first byte of an input says which; behind it are a device's
-// bytes, or the length of a vmdesc (be32), the vmdesc and a device's bytes.
+// A libFuzzer target: what the codec for device state makes of any bytes, and the decoder of
+// devices of any description and bytes. The first byte of an input says which; behind it are a
+// device's bytes, or the length of a vmdesc (be32), the vmdesc and a device's bytes.
 //
 //   mkdir CORPUS && bazel run //tests:fuzz_vmstate_seeds -- $PWD/tests/corpus/microvm.extents
 //       $PWD/CORPUS                               (in one line)

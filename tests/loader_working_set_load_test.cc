@@ -340,8 +340,8 @@ TEST_P(WorkingSetLoad, AbandonedWhileItReadsNothingIsLeftOfIt) {
   EXPECT_THAT(ThreadsLeft(), IsEmpty());
 }
 
-// What is in the page cache and may be huge comes by the window, once the guest runs. The first
-// batch of pages is under way by then, and holds page 5.
+// What is in the page cache and may be huge comes by the window, once all is to be loaded. The
+// first batch of pages is under way by then, and holds page 5.
 class WorkingSetWindows : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -424,6 +424,21 @@ TEST_F(WorkingSetWindows, WhatIsNotInThePageCacheComesByItsPages) {
   ExpectCompletion();
   ExpectAllContent(memory_);
   EXPECT_EQ(loader_->stats().working_set, 6u);
+}
+
+// On demand means that nobody else's pages come.
+TEST_F(WorkingSetWindows, OnDemandOnlyThePagesOfTheSetCome) {
+  snapshot_ = OneBlockSnapshot(kPages, Content());
+  source_ = std::make_unique<FaultySource>(*snapshot_);
+  source_->SetCached(true);
+  loader_ = *SnapshotLoader::Create(snapshot_, {.working_set = set_}, source_.get());
+  ASSERT_TRUE(loader_->Attach(0, memory_.mapping()).ok());
+  AwaitWorkingSet(*loader_, 6);
+  while (::testing::Value(OurThreads(), Contains("ramjet-ws"))) std::this_thread::yield();
+  EXPECT_EQ(loader_->stats().eager, 6u);
+  EXPECT_EQ(loader_->stats().working_set, 6u);
+  ASSERT_TRUE(loader_->StartEager().ok());
+  ExpectCompletion();
 }
 
 TEST_F(WorkingSetWindows, AnUnreadablePageSpoilsOnlyItself) {
