@@ -13,7 +13,7 @@
 #include "loader/snapshot_digest.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
-#include "mappedram/snapshot_writer.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 namespace {

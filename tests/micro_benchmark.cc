@@ -32,8 +32,8 @@
 #include "mappedram/page_bitmap.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
