@@ -8,8 +8,8 @@
 #include <arm_neon.h>
 #endif
 
-// Each of them takes four vectors at a time, for one branch, and leaves what is less than that to the
-// next narrower.
+// Each of them takes four vectors at a time, for one branch, and leaves what is less than that to
+// the next narrower.
 
 namespace ramjet {
 namespace {
