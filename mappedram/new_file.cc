@@ -52,7 +52,7 @@ absl::StatusOr<NewFile> NewFile::Create(const std::string& path, Options options
     return absl::InvalidArgumentError(absl::StrCat(path, ": is there, and no regular file"));
   }
   struct rlimit limit;
-  file.limit_bytes_ = getrlimit(RLIMIT_FSIZE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0) file.limit_bytes_ = limit.rlim_cur;
   file.fd_ = open(DirectoryOf(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
   // Without /proc it could never get a name.
   if (file.fd_ >= 0 && access(ProcPath(file.fd_).c_str(), F_OK) != 0) {
@@ -71,12 +71,16 @@ absl::StatusOr<NewFile> NewFile::Create(const std::string& path, Options options
   return file;
 }
 
+absl::Status NewFile::SetLength(uint64_t length) const {
+  if (absl::Status status = BeforeWrite(); !status.ok()) return status;
+  if (length > limit_bytes_) return Error(EFBIG, "cannot be written");
+  return ftruncate(fd_, static_cast<off_t>(length)) == 0 ? absl::OkStatus()
+                                                         : Error(errno, "cannot be written");
+}
+
 absl::Status NewFile::WriteAt(uint64_t offset, absl::Span<const uint8_t> bytes) const {
   if (absl::Status status = BeforeWrite(); !status.ok()) return status;
-  // The kernel would send SIGXFSZ.
-  if (limit_bytes_ != RLIM_INFINITY && offset + bytes.size() > limit_bytes_) {
-    return Error(EFBIG, "cannot be written");
-  }
+  if (offset + bytes.size() > limit_bytes_) return Error(EFBIG, "cannot be written");
   const bool aligned =
       (offset | bytes.size() | reinterpret_cast<uintptr_t>(bytes.data())) % kDirectUnit == 0;
   int fd = direct_fd_ >= 0 && aligned ? direct_fd_ : fd_;

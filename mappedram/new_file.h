@@ -2,6 +2,8 @@
 #ifndef RAMJET_MAPPEDRAM_NEW_FILE_H_
 #define RAMJET_MAPPEDRAM_NEW_FILE_H_
 
+#include <sys/resource.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -38,6 +40,10 @@ class NewFile {
   int fd() const { return fd_; }
   const std::string& path() const { return path_; }
 
+  // Makes it that long, all a hole: writes within the length are cheaper for file systems than ones
+  // that make the file longer, and a length that cannot be is noticed now.
+  absl::Status SetLength(uint64_t length) const;
+
   // All of `bytes`. With O_DIRECT if that was asked for, the file system can, and offset, length
   // and address are multiples of kDirectUnit.
   absl::Status WriteAt(uint64_t offset, absl::Span<const uint8_t> bytes) const;
@@ -62,8 +68,9 @@ class NewFile {
   std::string temporary_;  // its name until it is published
   bool temporary_there_ = false;
   int fd_ = -1;
-  int direct_fd_ = -1;        // of the same file; -1: no direct writes
-  uint64_t limit_bytes_ = 0;  // RLIMIT_FSIZE
+  int direct_fd_ = -1;  // of the same file; -1: no direct writes
+  // RLIMIT_FSIZE: the kernel would send SIGXFSZ to who writes beyond it.
+  uint64_t limit_bytes_ = RLIM_INFINITY;
 };
 
 }  // namespace ramjet

@@ -196,7 +196,10 @@ void SnapshotWriter::Job::LayOut() {
 }
 
 absl::Status SnapshotWriter::Job::Run() {
-  absl::Status status = WritePages();
+  const Piece& last = pieces_.back();
+  absl::Status status =
+      file_.SetLength(last.offset + last.bytes.size() + writer_.stream_.carried_length);
+  if (status.ok()) status = WritePages();
   for (Place& place : places_) {
     if (status.ok()) status = WriteBitmap(place);
   }
