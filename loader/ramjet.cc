@@ -4,15 +4,14 @@
 #undef ramjet
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <cstdio>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,8 +25,11 @@
 #include "loader/snapshot_loader.h"
 #include "loader/stats_json.h"
 #include "mappedram/file.h"
+#include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_writer.h"
+#include "mappedram/stream_parts.h"
+#include "mappedram/zero_scan.h"
 
 struct ramjet_handle {
   std::shared_ptr<ramjet::Snapshot> snapshot;
@@ -38,7 +40,6 @@ namespace ramjet {
 namespace {
 
 constexpr uint64_t kSavePageBytes = 4096;  // QEMU's TARGET_PAGE_SIZE of x86
-constexpr uint64_t kSaveChunkBytes = 256 << 10;
 
 std::string& LastError() {
   static thread_local std::string error;
@@ -182,33 +183,26 @@ bool ReadSafely(const uint8_t* from, absl::Span<uint8_t> to) {
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(to.size());
 }
 
-// REQUIRES: bytes is not empty.
-bool IsZero(absl::Span<const uint8_t> bytes) {
-  // All are like their neighbours, and the first is zero: memcmp is as fast as memory.
-  return bytes[0] == 0 && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
-}
+// A block's memory, some of which may be poisoned.
+class SafeMemory : public RamSource {
+ public:
+  explicit SafeMemory(const ramjet_save_block& block) : block_(block) {}
 
-// The runs of pages of `block` that are not all zeros.
-absl::StatusOr<std::vector<PageRun>> FindContent(const ramjet_save_block& block) {
-  std::vector<PageRun> runs;
-  std::vector<uint8_t> chunk(std::min<uint64_t>(kSaveChunkBytes, block.length));
-  const auto* const memory = static_cast<const uint8_t*>(block.host);
-  for (uint64_t at = 0; at < block.length; at += chunk.size()) {
-    chunk.resize(std::min<uint64_t>(chunk.size(), block.length - at));
-    if (!ReadSafely(memory + at, absl::MakeSpan(chunk))) {
-      return absl::UnavailableError(absl::StrCat("block \"", block.idstr,
-                                                 "\" cannot be read between bytes ", at, " and ",
-                                                 at + chunk.size()));
-    }
-    for (uint64_t in_chunk = 0; in_chunk < chunk.size(); in_chunk += kSavePageBytes) {
-      if (IsZero(absl::MakeSpan(chunk).subspan(in_chunk, kSavePageBytes))) continue;
-      const uint64_t page = (at + in_chunk) / kSavePageBytes;
-      if (runs.empty() || runs.back().end() != page) runs.push_back({page, 0});
-      ++runs.back().count;
-    }
+  absl::StatusOr<std::optional<Extent>> NextExtent(uint64_t offset, uint64_t limit) const override {
+    return Extent{offset, limit - offset};
   }
-  return runs;
-}
+  absl::Status Read(uint64_t offset, absl::Span<uint8_t> buffer) const override {
+    if (ReadSafely(static_cast<const uint8_t*>(block_.host) + offset, buffer)) {
+      return absl::OkStatus();
+    }
+    return absl::UnavailableError(absl::StrCat("block \"", block_.idstr,
+                                               "\" cannot be read between bytes ", offset, " and ",
+                                               offset + buffer.size()));
+  }
+
+ private:
+  const ramjet_save_block block_;
+};
 
 // Makes zero what is not, without touching what is.
 void ClearUnlessZero(absl::Span<uint8_t> bytes) {
@@ -234,22 +228,6 @@ absl::Status ReadBlock(const Snapshot& snapshot, size_t index, absl::Span<uint8_
   }
   ClearUnlessZero(to.subspan(done, block.used_length - done));
   return absl::OkStatus();
-}
-
-// What was written can be read: names and sizes are checked by the one who will have to.
-absl::Status CheckSnapshot(const std::string& path) {
-  absl::StatusOr<File> file = File::Open(path);
-  if (!file.ok()) return file.status();
-  return Snapshot::Open(*std::move(file)).status();
-}
-
-absl::Status SyncAndRename(const std::string& from, const char* to) {
-  const int fd = open(from.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool synced = fd >= 0 && fsync(fd) == 0;
-  const int error = errno;
-  if (fd >= 0) close(fd);
-  if (synced && std::rename(from.c_str(), to) == 0) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(to, ": ", std::strerror(synced ? errno : error)));
 }
 
 }  // namespace
@@ -474,11 +452,9 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
     return Fail(EINVAL, "path, blocks or devices is NULL");
   }
   if (block_count == 0) return Fail(EINVAL, "there is no block to save");
-  struct stat there;
-  if (lstat(path, &there) == 0 && !S_ISREG(there.st_mode)) {
-    return Fail(EINVAL, absl::StrCat(path, ": is there and no regular file"));
-  }
-  ramjet::SnapshotContent content;
+  std::deque<ramjet::SafeMemory> memory;
+  std::vector<ramjet::NewBlock> new_blocks;
+  ramjet::StreamContent content;
   for (uint64_t i = 0; i < block_count; ++i) {
     const ramjet_save_block& block = blocks[i];
     if (block.idstr == nullptr || *block.idstr == '\0' || std::strlen(block.idstr) > 255) {
@@ -493,17 +469,10 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
       return Fail(EINVAL, absl::StrCat("block \"", block.idstr, "\": its length of ", block.length,
                                        " bytes is no multiple of ", ramjet::kSavePageBytes));
     }
-    absl::StatusOr<std::vector<ramjet::PageRun>> nonzero = ramjet::FindContent(block);
-    if (!nonzero.ok()) return Result(nonzero.status());
-    content.blocks.push_back({.idstr = block.idstr,
-                              .used_length = block.length,
-                              .page_size = ramjet::kSavePageBytes,
-                              .nonzero = *std::move(nonzero),
-                              .fill = [host = static_cast<const uint8_t*>(block.host)](
-                                          uint64_t page, absl::Span<uint8_t> to) {
-                                std::memcpy(to.data(), host + page * ramjet::kSavePageBytes,
-                                            to.size());
-                              }});
+    new_blocks.push_back({.idstr = block.idstr,
+                          .used_length = block.length,
+                          .page_size = ramjet::kSavePageBytes,
+                          .source = &memory.emplace_back(block)});
   }
   for (uint64_t i = 0; i < device_count; ++i) {
     const ramjet_save_device& device = devices[i];
@@ -526,10 +495,8 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
          .version_id = device.version_id,
          .payload = std::string(static_cast<const char*>(device.state), device.length)});
   }
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  absl::Status saved = ramjet::WriteSnapshot(content, temporary);
-  if (saved.ok()) saved = ramjet::CheckSnapshot(temporary);
-  if (saved.ok()) saved = ramjet::SyncAndRename(temporary, path);
-  if (!saved.ok()) unlink(temporary.c_str());
-  return Result(saved);
+  absl::StatusOr<ramjet::StreamParts> stream = ramjet::EncodeStream(content);
+  if (!stream.ok()) return Result(stream.status());
+  ramjet::SnapshotWriter writer(*std::move(stream), std::move(new_blocks), {});
+  return Result(writer.Write(path));
 }

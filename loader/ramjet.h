@@ -375,7 +375,8 @@ struct ramjet_save_device {
 
 /* Writes a snapshot: `block_count` blocks, pages of zeros as holes, and `device_count` devices. It
  * appears under `path`, where it replaces a regular file, when it is complete and on disk; until
- * then it is called PATH.PID.tmp. The guest must be stopped.
+ * then it has no name or, where the file system has no such files, is called PATH.PID.tmp. The
+ * guest must be stopped.
  * -EINVAL: also if something else than a regular file is there. -EIO: a page of a block cannot be
  * read, as it is poisoned; or the file cannot be written. */
 RAMJET_API int ramjet_save(const char *path, const struct ramjet_save_block *blocks,

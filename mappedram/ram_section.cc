@@ -79,7 +79,7 @@ SnapshotBlock ReadBlock(StreamReader& reader, const Configuration& configuration
     reader.Fail(Named(block), "used_length ", block.used_length, " is not within the ", left,
                 " bytes left of the total");
   }
-  if (ignore_shared) reader.ReadBe64();  // guest-physical address
+  if (ignore_shared) block.address = reader.ReadBe64();
   const uint32_t version = reader.ReadBe32();
   if (version != kBlockHeaderVersion) {
     reader.Fail(Named(block), "header version ", version, " is not ", kBlockHeaderVersion);

@@ -18,6 +18,7 @@ struct SnapshotBlock {
   uint64_t bitmap_offset =
       0;  // 0 with pages_offset 0: the block is not in the file (x-ignore-shared)
   uint64_t pages_offset = 0;  // page i lies at pages_offset + i * page_size
+  uint64_t address = 0;       // guest-physical, if the file tells (x-ignore-shared)
   uint64_t nonzero_pages =
       0;  // set bits of the bitmap; a clear bit means zero, whatever the file holds there
 
@@ -38,7 +39,11 @@ struct DeviceSection {
 // What a file says of itself.
 struct SnapshotDescription {
   uint64_t stream_offset = 0;  // where the migration stream begins
-  std::string machine;         // "pc-i440fx-10.0"
+  // The START record of section "ram", which has the blocks: [ram_start_offset, ram_end_offset).
+  uint64_t ram_start_offset = 0;
+  uint64_t ram_end_offset = 0;  // 0 if the file ends before
+  uint32_t ram_section_id = 0;
+  std::string machine;  // "pc-i440fx-10.0"
   std::vector<std::string> capabilities;
   std::vector<SnapshotBlock> blocks;
   std::vector<DeviceSection> devices;

@@ -1,255 +1,444 @@
 #include "mappedram/snapshot_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <optional>
+#include <set>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
-#include "mappedram/format.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "mappedram/aligned_buffer.h"
+#include "mappedram/checksums.h"
+#include "mappedram/crc32c.h"
+#include "mappedram/file.h"
+#include "mappedram/new_file.h"
+#include "mappedram/page_bitmap.h"
+#include "mappedram/parallel.h"
+#include "mappedram/snapshot.h"
+#include "mappedram/stream.h"
+#include "mappedram/zero_scan.h"
+
+// The order of writing, in which nothing is believed before all of it is there:
+//
+//   1 pages, by all threads: each takes the next window of kWindowBytes that its source does not
+//     know to be zero, finds the pages of zeros in it, writes what is between them in single
+//     writes, and sets their bits
+//   2 bitmaps, and all of the stream but one byte, by the caller
+//   3 fdatasync
+//   4 the byte: the last, and only other than 0, of the value that ends the START record of section
+//     "ram". Without it the stream is damaged, with it complete; a byte is there or not.
+//   5 fdatasync, a look at the file with the eyes of Snapshot::Open(), and the name (NewFile)
 
 namespace ramjet {
 namespace {
 
-// A file written here and there. Errors are sticky.
-class Output {
- public:
-  Output(const std::string& path, uint64_t position)
-      : path_(path),
-        fd_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)),
-        position_(position) {
-    if (fd_ < 0) Fail("cannot be created");
-  }
-  Output(const Output&) = delete;
-  Output& operator=(const Output&) = delete;
-  ~Output() {
-    if (fd_ >= 0) close(fd_);
-  }
+// What a thread takes at once: large enough for a disk, small enough to be in its cache still when
+// it is written. A multiple of any page size.
+constexpr uint64_t kWindowBytes = 2 << 20;
+static_assert(kWindowBytes % (Checksums::kPagesPerRun << kMaxPageBits) == 0,
+              "what has one checksum is written by one thread");
+// Of bitmaps, what is all zeros is not written but left a hole, in units of that.
+constexpr uint64_t kBitmapUnitWords = 512;
+constexpr uint64_t kCopyBytes = 1 << 20;
 
-  uint64_t position() const { return position_ + pending_.size(); }
-  const absl::Status& status() const { return status_; }
+uint64_t RoundUp(uint64_t number, uint64_t unit) { return (number + unit - 1) / unit * unit; }
 
-  // At position().
-  void PutU8(uint8_t value) { PutBigEndian(value, 1); }
-  void PutBe16(uint16_t value) { PutBigEndian(value, 2); }
-  void PutBe32(uint32_t value) { PutBigEndian(value, 4); }
-  void PutBe64(uint64_t value) { PutBigEndian(value, 8); }
-  void PutString(absl::string_view text) { pending_.append(text.data(), text.size()); }
-  void PutName8(absl::string_view name) {
-    PutU8(static_cast<uint8_t>(name.size()));
-    PutString(name);
-  }
-  void Seek(uint64_t position) {
-    Flush();
-    position_ = position;
-  }
-  void Flush() {
-    WriteAt(position_, pending_.data(), pending_.size());
-    position_ += pending_.size();
-    pending_.clear();
-  }
+absl::Span<const uint8_t> AsBytes(absl::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
 
-  void WriteAt(uint64_t offset, const void* bytes, size_t length) {
-    for (size_t done = 0; status_.ok() && done < length;) {
-      const ssize_t put = pwrite(fd_, static_cast<const char*>(bytes) + done, length - done,
-                                 static_cast<off_t>(offset + done));
-      if (put > 0) {
-        done += put;
-      } else if (put == 0 || errno != EINTR) {
-        Fail("cannot be written");
-      }
-    }
-  }
-
- private:
-  void PutBigEndian(uint64_t value, int bytes) {
-    for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8) {
-      pending_.push_back(static_cast<char>(value >> shift));
-    }
-  }
-  void Fail(absl::string_view what) {
-    status_ = absl::ErrnoToStatus(errno, absl::StrCat(path_, ": ", what));
-  }
-
-  std::string path_;
-  int fd_;
-  uint64_t position_;  // where pending_ belongs
-  std::string pending_;
-  absl::Status status_;
-};
-
-void PutConfiguration(Output& out, const SnapshotContent& content) {
-  const auto put_subsection = [&out](absl::string_view name) {
-    out.PutU8(kSubsection);
-    out.PutName8(name);
-    out.PutBe32(kConfigurationVersion);
+absl::Status CheckBlocks(const std::vector<NewBlock>& blocks, const StreamParts& stream,
+                         uint64_t pages_alignment) {
+  const auto refuse = [](const NewBlock& block, const auto&... why) {
+    return absl::InvalidArgumentError(absl::StrCat("block \"", block.idstr, "\": ", why...));
   };
-  out.PutU8(kConfiguration);
-  out.PutBe32(static_cast<uint32_t>(content.machine.size()));
-  out.PutString(content.machine);
-  if (content.page_bits.has_value()) {
-    put_subsection(kTargetPageBitsSubsection);
-    out.PutBe32(*content.page_bits);
+  if (blocks.empty() || blocks.size() > kMaxBlocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(blocks.size(), " blocks, and not 1 to ", kMaxBlocks, ", are to be written"));
   }
-  put_subsection(kCapabilitiesSubsection);
-  out.PutBe32(static_cast<uint32_t>(content.capabilities.size()));
-  for (const std::string& capability : content.capabilities) out.PutName8(capability);
-  if (!content.uuid.empty()) {
-    put_subsection(kUuidSubsection);
-    out.PutString(content.uuid);
-  }
-}
-
-void PutFooter(Output& out, uint32_t id) {
-  out.PutU8(kFooter);
-  out.PutBe32(id);
-}
-
-void PutSectionHeader(Output& out, RecordType type, uint32_t id, const SectionContent& section) {
-  out.PutU8(type);
-  out.PutBe32(id);
-  out.PutName8(section.name);
-  out.PutBe32(section.instance_id);
-  out.PutBe32(section.version_id);
-}
-
-// A section that is whole in one record, or the start of a live one.
-void PutSection(Output& out, RecordType type, uint32_t id, const SectionContent& section) {
-  PutSectionHeader(out, type, id, section);
-  out.PutString(section.payload);
-  PutFooter(out, id);
-}
-
-void PutPartOrEnd(Output& out, RecordType type, uint32_t id, absl::string_view payload) {
-  out.PutU8(type);
-  out.PutBe32(id);
-  out.PutString(payload);
-  PutFooter(out, id);
-}
-
-void PutBitmap(Output& out, uint64_t offset, const BlockContent& block) {
-  PageBitmap bitmap(block.used_length / block.page_size);
-  for (const PageRun run : block.nonzero) bitmap.SetRun(run);
-  for (uint64_t page = 0; const auto run = bitmap.FindRun(true, page, bitmap.size());) {
-    const uint64_t first = run->first / PageBitmap::kPagesPerWord;
-    page = run->end();
-    const uint64_t end = (page - 1) / PageBitmap::kPagesPerWord + 1;
-    out.WriteAt(offset + first * sizeof(uint64_t), bitmap.words() + first,
-                (end - first) * sizeof(uint64_t));
-  }
-}
-
-void PutPages(Output& out, uint64_t offset, const BlockContent& block) {
-  std::vector<uint8_t> page_content(block.page_size);
-  for (const PageRun run : block.nonzero) {
-    for (uint64_t page = run.first; page < run.end(); ++page) {
-      block.fill(page, absl::MakeSpan(page_content));
-      out.WriteAt(offset + page * block.page_size, page_content.data(), page_content.size());
-    }
-  }
-}
-
-void PutBlock(Output& out, const SnapshotContent& content, const BlockContent& block) {
-  const uint64_t pages = block.used_length / block.page_size;
-  const uint64_t words = (pages + PageBitmap::kPagesPerWord - 1) / PageBitmap::kPagesPerWord;
-  out.PutName8(block.idstr);
-  out.PutBe64(block.used_length);
-  for (const std::string& capability : content.capabilities) {
-    if (capability == kIgnoreSharedCapability) out.PutBe64(0);  // guest-physical address
-  }
-  out.PutBe32(kBlockHeaderVersion);
-  out.PutBe64(block.page_size);
-  if (block.ignored) {
-    out.PutBe64(0);
-    out.PutBe64(0);
-    return;
-  }
-  const uint64_t bitmap_offset = out.position() + 2 * sizeof(uint64_t);
-  const uint64_t bitmap_end = bitmap_offset + words * sizeof(uint64_t);
-  const uint64_t alignment = content.pages_alignment;
-  const uint64_t pages_offset = (bitmap_end + alignment - 1) / alignment * alignment;
-  out.PutBe64(bitmap_offset);
-  out.PutBe64(pages_offset);
-  if (!content.interrupted) PutBitmap(out, bitmap_offset, block);
-  PutPages(out, pages_offset, block);
-  out.Seek(pages_offset + block.used_length);
-}
-
-void PutRamStart(Output& out, uint32_t id, const SnapshotContent& content) {
   uint64_t total = 0;
-  for (const BlockContent& block : content.blocks) total += block.used_length;
-  PutSectionHeader(
-      out, kSectionStart, id,
-      {.name = {kRamSection.data(), kRamSection.size()}, .version_id = kRamSectionVersion});
-  out.PutBe64(total | kRamFlagMemSize);
-  for (const BlockContent& block : content.blocks) PutBlock(out, content, block);
-  out.PutBe64(kRamFlagEndOfSection);
-  PutFooter(out, id);
-}
-
-std::string DescribeDevice(const SectionContent& device) {
-  return absl::StrCat("{\"name\": \"", device.name, "\", \"instance_id\": ", device.instance_id,
-                      ", \"vmsd_name\": \"", device.name, "\", \"version\": ", device.version_id,
-                      ", \"fields\": [{\"name\": \"data\", \"type\": \"buffer\", \"size\": ",
-                      device.payload.size(), "}]}");
-}
-
-void PutVmdesc(Output& out, const SnapshotContent& content) {
-  std::vector<std::string> devices;
-  for (const SectionContent& device : content.early_devices) {
-    devices.push_back(DescribeDevice(device));
+  std::set<absl::string_view> names;
+  for (const NewBlock& block : blocks) {
+    if (block.idstr.empty() || block.idstr.size() > kMaxNameBytes || !IsPrintable(block.idstr)) {
+      return refuse(block, "its name is not 1 to ", kMaxNameBytes, " printable characters");
+    }
+    if (!names.insert(block.idstr).second) return refuse(block, "there are two of that name");
+    if (!std::has_single_bit(block.page_size) || block.page_size >> kMinPageBits == 0 ||
+        block.page_size > uint64_t{1} << kMaxPageBits || block.page_size != blocks[0].page_size ||
+        pages_alignment % block.page_size != 0) {
+      return refuse(block, "its page size of ", block.page_size, " cannot be written");
+    }
+    if (block.used_length == 0 || block.used_length % block.page_size != 0 ||
+        block.used_length > kMaxRamBytes - total) {
+      return refuse(block, "its length of ", block.used_length,
+                    " bytes is 0, no multiple of the page size of ", block.page_size,
+                    ", or too large");
+    }
+    if (block.source == nullptr && !stream.block_addresses) {
+      return refuse(block, "without content it takes the capability \"", kIgnoreSharedCapability,
+                    "\"");
+    }
+    total += block.used_length;
   }
-  for (const SectionContent& device : content.devices) devices.push_back(DescribeDevice(device));
-  const std::string text = absl::StrCat("{\"devices\": [", absl::StrJoin(devices, ", "), "]}");
-  out.PutU8(kVmdescription);
-  out.PutBe32(static_cast<uint32_t>(text.size()));
-  out.PutString(text);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-void FillPagePattern(uint64_t page, absl::Span<uint8_t> page_content) {
-  for (size_t i = 0; i < page_content.size(); ++i) {
-    // A multiplicative hash of page and 64-byte line; the low bit keeps it from being zero.
-    const uint64_t line = (page << 10 | i / 64) * 0x9e3779b97f4a7c15;
-    page_content[i] = static_cast<uint8_t>((line >> (8 * (i % 8))) | 1);
+// One Write().
+class SnapshotWriter::Job {
+ public:
+  Job(SnapshotWriter& writer, NewFile& file);
+
+  // All but the names.
+  absl::Status Run();
+  absl::Status Publish();
+
+ private:
+  struct Place {
+    uint64_t bitmap_offset = 0;
+    uint64_t pages_offset = 0;
+    PageBitmap nonzero = {};
+    std::vector<uint32_t> crcs = {};  // of each run, if they are asked for
+  };
+  struct Piece {
+    uint64_t offset = 0;
+    std::string bytes = {};
+  };
+  // Bytes [offset, end) of a block.
+  struct Window {
+    size_t block = 0;
+    uint64_t offset = 0;
+    uint64_t end = 0;
+  };
+
+  void LayOut();
+  absl::Status Cancelled() const;
+  absl::Status WritePages();
+  absl::Status WriteBitmap(Place& place) const;
+  absl::Status WriteStream() const;
+  absl::Status Check();
+
+  void Work();
+  // The next one, which holds something; nullopt if there is none, or the work has ended.
+  std::optional<Window> Take();
+  absl::Status WriteWindow(const Window& window, AlignedBuffer& buffer);
+  absl::Status WriteExtent(size_t block, uint64_t offset, uint64_t end, AlignedBuffer& buffer);
+  std::vector<PageRun> FindNonzero(absl::Span<const uint8_t> bytes, uint64_t page_size)
+      ABSL_LOCKS_EXCLUDED(scan_mu_);
+  static void AddToSums(Place& place, PageRun pages, absl::Span<const uint8_t> bytes);
+  void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  SnapshotWriter& writer_;
+  NewFile& file_;
+  std::optional<NewFile> checksums_;
+  const std::vector<NewBlock>& blocks_;
+  // Constant once they are laid out, but for the bits.
+  std::vector<Place> places_;
+  std::vector<Piece> pieces_;
+  uint64_t last_byte_offset_ = 0;  // of step 4
+
+  absl::Mutex scan_mu_;  // held by the one that finds zeros, if there is to be but one
+  absl::Mutex mu_;
+  Window next_ ABSL_GUARDED_BY(mu_);  // all before it is taken
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+SnapshotWriter::Job::Job(SnapshotWriter& writer, NewFile& file)
+    : writer_(writer), file_(file), blocks_(writer.blocks_) {
+  LayOut();
+}
+
+void SnapshotWriter::Job::LayOut() {
+  const StreamParts& stream = writer_.stream_;
+  uint64_t total = 0;
+  for (const NewBlock& block : blocks_) total += block.used_length;
+  uint64_t at = writer_.options_.stream_offset;
+  StreamEncoder out;
+  out.PutBytes(stream.head);
+  out.PutSectionHeader(kSectionStart, stream.ram_section_id, kRamSection, 0, kRamSectionVersion);
+  out.PutBe64(total | kRamFlagMemSize);
+  for (const NewBlock& block : blocks_) {
+    out.PutName8(block.idstr);
+    out.PutBe64(block.used_length);
+    if (stream.block_addresses) out.PutBe64(block.address);
+    out.PutBe32(kBlockHeaderVersion);
+    out.PutBe64(block.page_size);
+    Place& place = places_.emplace_back();
+    if (block.source != nullptr) {
+      place.nonzero = PageBitmap(block.used_length / block.page_size);
+      place.bitmap_offset = at + out.size() + 2 * sizeof(uint64_t);
+      place.pages_offset =
+          RoundUp(place.bitmap_offset + place.nonzero.word_count() * sizeof(uint64_t),
+                  writer_.options_.pages_alignment);
+    }
+    if (!writer_.options_.checksums_path.empty()) {
+      place.crcs.resize((block.used_length / block.page_size + Checksums::kPagesPerRun - 1) /
+                        Checksums::kPagesPerRun);
+    }
+    out.PutBe64(place.bitmap_offset);
+    out.PutBe64(place.pages_offset);
+    if (block.source == nullptr) continue;
+    pieces_.push_back({at, out.Take()});
+    at = place.pages_offset + block.used_length;
+  }
+  out.PutBe64(kRamFlagEndOfSection);
+  last_byte_offset_ = at + out.size() - 1;
+  out.PutFooter(stream.ram_section_id);
+  out.PutBytes(stream.tail);
+  pieces_.push_back({at, out.Take()});
+  pieces_.back().bytes[last_byte_offset_ - at] = 0;
+}
+
+absl::Status SnapshotWriter::Job::Run() {
+  const Piece& last = pieces_.back();
+  absl::Status status =
+      file_.SetLength(last.offset + last.bytes.size() + writer_.stream_.carried_length);
+  if (status.ok()) status = WritePages();
+  for (Place& place : places_) {
+    if (status.ok()) status = WriteBitmap(place);
+  }
+  if (status.ok()) status = WriteStream();
+  if (status.ok() && writer_.options_.sync) status = file_.Sync();
+  const uint8_t last_byte = kRamFlagEndOfSection;
+  if (status.ok()) status = file_.WriteAt(last_byte_offset_, absl::MakeConstSpan(&last_byte, 1));
+  if (status.ok() && writer_.options_.sync) status = file_.Sync();
+  if (status.ok() && writer_.cancelled_.load(std::memory_order_relaxed)) status = Cancelled();
+  if (status.ok() && writer_.options_.check) status = Check();
+  return status;
+}
+
+// The sums behind the snapshot: what is beside a snapshot for the moment then are another's, which
+// is noticed.
+absl::Status SnapshotWriter::Job::Publish() {
+  absl::Status status = file_.Publish();
+  if (status.ok() && checksums_.has_value()) status = checksums_->Publish();
+  return status;
+}
+
+absl::Status SnapshotWriter::Job::Cancelled() const {
+  return absl::CancelledError(absl::StrCat(file_.path(), ": its writing was cancelled"));
+}
+
+absl::Status SnapshotWriter::Job::WritePages() {
+  RunOnThreads(ThreadCount(writer_.options_.threads), [this] { Work(); });
+  const absl::MutexLock lock(&mu_);
+  return status_;
+}
+
+void SnapshotWriter::Job::Work() {
+  AlignedBuffer buffer(kWindowBytes);
+  if (!buffer.valid()) {
+    return Fail(absl::ResourceExhaustedError("there is no memory for a buffer"));
+  }
+  while (const std::optional<Window> window = Take()) {
+    if (absl::Status status = WriteWindow(*window, buffer); !status.ok()) return Fail(status);
   }
 }
 
-absl::Status WriteSnapshot(const SnapshotContent& content, const std::string& path) {
-  const std::string ram_end_of_section = {0, 0, 0, 0, 0, 0, 0, kRamFlagEndOfSection};
-  Output out(path, content.stream_offset);
-  out.PutBe32(kStreamMagic);
-  out.PutBe32(kStreamVersion);
-  PutConfiguration(out, content);
+void SnapshotWriter::Job::Fail(const absl::Status& status) {
+  const absl::MutexLock lock(&mu_);
+  status_.Update(status);
+}
 
-  uint32_t id = 0;
-  for (const SectionContent& device : content.early_devices) {
-    PutSection(out, kSectionFull, id++, device);
+std::optional<SnapshotWriter::Job::Window> SnapshotWriter::Job::Take() {
+  const absl::MutexLock lock(&mu_);
+  while (status_.ok() && next_.block < blocks_.size()) {
+    if (writer_.cancelled_.load(std::memory_order_relaxed)) {
+      status_ = Cancelled();
+      break;
+    }
+    const NewBlock& block = blocks_[next_.block];
+    if (block.source == nullptr || next_.offset >= block.used_length) {
+      next_ = {.block = next_.block + 1};
+      continue;
+    }
+    const absl::StatusOr<std::optional<RamSource::Extent>> extent =
+        block.source->NextExtent(next_.offset, block.used_length);
+    if (!extent.ok()) {
+      status_ = extent.status();
+      break;
+    }
+    const uint64_t first = extent->has_value()
+                               ? (*extent)->offset / block.page_size * block.page_size
+                               : block.used_length;
+    writer_.done_bytes_.fetch_add(first - next_.offset, std::memory_order_relaxed);
+    next_.offset = first;
+    if (!extent->has_value()) continue;
+    Window window = next_;
+    window.end = std::min((first / kWindowBytes + 1) * kWindowBytes, block.used_length);
+    next_.offset = window.end;
+    return window;
   }
-  const uint32_t ram_id = id++;
-  PutRamStart(out, ram_id, content);
-  const uint32_t first_live_id = id;
-  for (const SectionContent& section : content.live) PutSection(out, kSectionStart, id++, section);
-  if (content.interrupted) {
-    out.PutU8(kSectionPart);
-    out.Flush();
-    return out.status();
+  return std::nullopt;
+}
+
+absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, AlignedBuffer& buffer) {
+  const NewBlock& block = blocks_[window.block];
+  for (uint64_t at = window.offset; at < window.end;) {
+    const absl::StatusOr<std::optional<RamSource::Extent>> extent =
+        block.source->NextExtent(at, window.end);
+    if (!extent.ok()) return extent.status();
+    if (!extent->has_value()) break;
+    const uint64_t first = (*extent)->offset / block.page_size * block.page_size;
+    at = std::min(RoundUp((*extent)->end(), block.page_size), window.end);
+    if (absl::Status status = WriteExtent(window.block, first, at, buffer); !status.ok()) {
+      return status;
+    }
   }
-  PutPartOrEnd(out, kSectionPart, ram_id, ram_end_of_section);
-  PutPartOrEnd(out, kSectionEnd, ram_id, ram_end_of_section);
-  for (size_t i = 0; i < content.live.size(); ++i) {
-    PutPartOrEnd(out, kSectionEnd, first_live_id + static_cast<uint32_t>(i),
-                 content.live[i].payload);
+  writer_.done_bytes_.fetch_add(window.end - window.offset, std::memory_order_relaxed);
+  if (writer_.options_.sync && !writer_.options_.direct) {
+    file_.StartWriteback(places_[window.block].pages_offset + window.offset,
+                         window.end - window.offset);
   }
-  for (const SectionContent& device : content.devices) PutSection(out, kSectionFull, id++, device);
-  out.PutU8(kEof);
-  if (content.vmdesc) PutVmdesc(out, content);
-  out.Flush();
-  return out.status();
+  return absl::OkStatus();
+}
+
+absl::Status SnapshotWriter::Job::WriteExtent(size_t block, uint64_t offset, uint64_t end,
+                                              AlignedBuffer& buffer) {
+  const RamSource& source = *blocks_[block].source;
+  const uint64_t page_size = blocks_[block].page_size;
+  absl::Span<const uint8_t> bytes;
+  if (source.memory() != nullptr) {
+    bytes = {source.memory() + offset, end - offset};
+  } else {
+    const absl::Span<uint8_t> read = buffer.first(end - offset);
+    if (absl::Status status = source.Read(offset, read); !status.ok()) return status;
+    bytes = read;
+  }
+  for (const PageRun run : FindNonzero(bytes, page_size)) {
+    const uint64_t in_bytes = run.first * page_size;
+    const uint64_t length = run.count * page_size;
+    absl::Status written = file_.WriteAt(places_[block].pages_offset + offset + in_bytes,
+                                         bytes.subspan(in_bytes, length));
+    if (!written.ok()) return written;
+    const PageRun pages = {offset / page_size + run.first, run.count};
+    places_[block].nonzero.SetRun(pages);
+    if (!places_[block].crcs.empty())
+      AddToSums(places_[block], pages, bytes.subspan(in_bytes, length));
+    writer_.written_bytes_.fetch_add(length, std::memory_order_relaxed);
+  }
+  return absl::OkStatus();
+}
+
+// No run is in two windows, and within one its pages come in ascending order.
+void SnapshotWriter::Job::AddToSums(Place& place, PageRun pages, absl::Span<const uint8_t> bytes) {
+  const uint64_t page_size = bytes.size() / pages.count;
+  for (uint64_t i = 0; i < pages.count; ++i) {
+    uint32_t& crc = place.crcs[(pages.first + i) / Checksums::kPagesPerRun];
+    crc = Crc32c(bytes.subspan(i * page_size, page_size), crc);
+  }
+}
+
+// Counted from the beginning of `bytes`.
+std::vector<PageRun> SnapshotWriter::Job::FindNonzero(absl::Span<const uint8_t> bytes,
+                                                      uint64_t page_size) {
+  const uint64_t pages = bytes.size() / page_size;
+  if (writer_.options_.zero_detection == ZeroDetection::kNone) return {{0, pages}};
+  const bool alone = writer_.options_.zero_detection == ZeroDetection::kOneThread;
+  const absl::MutexLockMaybe lock(alone ? &scan_mu_ : nullptr);
+  std::vector<PageRun> runs;
+  for (uint64_t page = 0; page < pages; ++page) {
+    if (IsZero(bytes.subspan(page * page_size, page_size))) continue;
+    if (runs.empty() || runs.back().end() != page) runs.push_back({page, 0});
+    ++runs.back().count;
+  }
+  return runs;
+}
+
+absl::Status SnapshotWriter::Job::WriteBitmap(Place& place) const {
+  const uint64_t words = place.nonzero.word_count();
+  const auto bytes_of = [&place](uint64_t first, uint64_t end) {
+    return absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(place.nonzero.words() + first),
+                               (end - first) * sizeof(uint64_t));
+  };
+  for (uint64_t first = 0; first < words;) {
+    uint64_t end = first;
+    while (end < words && !IsZero(bytes_of(end, std::min(end + kBitmapUnitWords, words)))) {
+      end = std::min(end + kBitmapUnitWords, words);
+    }
+    if (end == first) {
+      first += kBitmapUnitWords;
+      continue;
+    }
+    absl::Status written =
+        file_.WriteAt(place.bitmap_offset + first * sizeof(uint64_t), bytes_of(first, end));
+    if (!written.ok()) return written;
+    first = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SnapshotWriter::Job::WriteStream() const {
+  for (const Piece& piece : pieces_) {
+    if (absl::Status written = file_.WriteAt(piece.offset, AsBytes(piece.bytes)); !written.ok()) {
+      return written;
+    }
+  }
+  const StreamParts& stream = writer_.stream_;
+  if (stream.carried == nullptr) return absl::OkStatus();
+  const uint64_t to = pieces_.back().offset + pieces_.back().bytes.size();
+  std::vector<uint8_t> buffer(std::min(stream.carried_length, kCopyBytes));
+  for (uint64_t done = 0; done < stream.carried_length;) {
+    const auto chunk =
+        absl::MakeSpan(buffer).first(std::min(stream.carried_length - done, kCopyBytes));
+    absl::Status status = stream.carried->file().ReadAt(stream.carried_offset + done, chunk);
+    if (status.ok()) status = file_.WriteAt(to + done, chunk);
+    if (!status.ok()) return status;
+    done += chunk.size();
+  }
+  return stream.carried->file().CheckUnchanged();
+}
+
+// What we would not take ourselves gets no name.
+absl::Status SnapshotWriter::Job::Check() {
+  absl::StatusOr<File> file = File::Reopen(file_.fd(), file_.path());
+  if (!file.ok()) return file.status();
+  const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
+      Snapshot::Open(*std::move(file), writer_.options_.stream_offset);
+  if (!snapshot.ok()) return snapshot.status();
+  if (writer_.options_.checksums_path.empty()) return absl::OkStatus();
+  std::vector<std::vector<uint32_t>> crcs;
+  for (Place& place : places_) crcs.push_back(std::move(place.crcs));
+  const absl::StatusOr<Checksums> checksums = AssembleChecksums(**snapshot, crcs);
+  if (!checksums.ok()) return checksums.status();
+  absl::StatusOr<NewFile> staged = StageChecksums(*checksums, writer_.options_.checksums_path);
+  if (!staged.ok()) return staged.status();
+  checksums_.emplace(*std::move(staged));
+  return absl::OkStatus();
+}
+
+SnapshotWriter::SnapshotWriter(StreamParts stream, std::vector<NewBlock> blocks, Options options)
+    : stream_(std::move(stream)), blocks_(std::move(blocks)), options_(std::move(options)) {}
+
+absl::Status SnapshotWriter::Write(const std::string& path) {
+  absl::Status status;
+  if (options_.check) status = CheckBlocks(blocks_, stream_, options_.pages_alignment);
+  if (!status.ok()) {
+    return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+  }
+  absl::StatusOr<NewFile> file =
+      NewFile::Create(path, {.direct = options_.direct, .before_write = options_.before_write});
+  if (!file.ok()) return file.status();
+  Job job(*this, *file);
+  status = job.Run();
+  if (status.ok()) status = job.Publish();
+  return status;
+}
+
+SnapshotWriter::Progress SnapshotWriter::progress() const {
+  Progress progress;
+  for (const NewBlock& block : blocks_) {
+    if (block.source != nullptr) progress.total += block.used_length;
+  }
+  progress.done = done_bytes_.load(std::memory_order_relaxed);
+  progress.written = written_bytes_.load(std::memory_order_relaxed);
+  return progress;
 }
 
 }  // namespace ramjet

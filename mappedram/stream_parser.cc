@@ -48,6 +48,7 @@ class Parser {
  private:
   // What START and FULL records begin with.
   struct Section {
+    uint64_t offset = 0;  // of the record's type
     uint32_t id = 0;
     std::string name;
     uint32_t instance_id = 0;
@@ -171,6 +172,7 @@ void Parser::ReadRecords() {
 
 Parser::Section Parser::ReadSection() {
   Section section;
+  section.offset = reader_.position() - 1;
   section.id = reader_.ReadBe32();
   section.name = reader_.ReadName8();
   section.instance_id = reader_.ReadBe32();
@@ -205,10 +207,13 @@ void Parser::ReadRamStart(const Section& section) {
   if (!reader_.ok()) return;
   blocks_known_ = true;
   description_.blocks = std::move(blocks);
+  description_.ram_start_offset = section.offset;
+  description_.ram_section_id = section.id;
   const SnapshotBlock& last = description_.blocks.back();
   if (last.in_file()) reader_.Seek(last.pages_end());
   ReadRamEndOfSection();
   ReadFooter(section.id);
+  if (reader_.ok()) description_.ram_end_offset = reader_.position();
 }
 
 void Parser::ReadPartOrEnd(bool is_end) {

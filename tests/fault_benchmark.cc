@@ -25,8 +25,8 @@
 #include "loader/snapshot_loader.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "mappedram/snapshot_writer.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 namespace {

@@ -27,10 +27,10 @@
 #include "loader/snapshot_loader.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/kill_testing.h"
 #include "tests/loader_testing.h"
 #include "tests/slow_source.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 namespace {

@@ -14,8 +14,8 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {

@@ -23,8 +23,8 @@
 #include "loader/vm_stop.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {

@@ -20,8 +20,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "loader/snapshot_loader.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 namespace {

@@ -18,7 +18,7 @@
 #include "loader/snapshot_loader.h"
 #include "mappedram/page_source.h"
 #include "mappedram/snapshot.h"
-#include "mappedram/snapshot_writer.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 

@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "gmock/gmock.h"
 #include "mappedram/file.h"
-#include "mappedram/snapshot_writer.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 

@@ -35,9 +35,9 @@
 #include "mappedram/page_bitmap.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
-#include "mappedram/snapshot_writer.h"
 #include "mappedram/vmstate/device.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {

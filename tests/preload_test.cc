@@ -15,8 +15,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "mappedram/snapshot_writer.h"
 #include "tests/loader_testing.h"
+#include "tests/snapshot_content.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {

@@ -14,10 +14,10 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "loader/replace_file.h"
-#include "loader/snapshot_digest.h"
+#include "mappedram/snapshot_digest.h"
 #include "loader/working_set.h"
 #include "mappedram/file.h"
-#include "mappedram/snapshot_writer.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet::soak {
 void Die(const std::string& why) {
