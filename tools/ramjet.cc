@@ -16,6 +16,7 @@
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
+#include "tools/save.h"
 #include "tools/workingset.h"
 
 namespace {
@@ -24,6 +25,7 @@ constexpr char kDescription[] =
     "Resumes a virtual machine from a snapshot before its memory is loaded.\n"
     "\n"
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
+    "  ramjet save --qmp qmp.sock vm.mr\n"
     "  ramjet inspect vm.mr\n"
     "  ramjet workingset --help\n"
     "  ramjet demo\n"
@@ -53,9 +55,7 @@ constexpr char kRunFooter[] =
     "that\n"
     "the guest touches is served at once in any case.\n"
     "\n"
-    "To write a snapshot: the QMP commands migrate-set-capabilities (mapped-ram on) and migrate "
-    "(uri\n"
-    "file:vm.mr).\n"
+    "To write a snapshot: ramjet save.\n"
     "\n"
     "Example:\n"
     "  ramjet run --incoming vm.mr --stats load.json -- qemu-system-x86_64 -accel kvm -m 4G ...";
@@ -83,6 +83,23 @@ constexpr char kBenchFooter[] =
     "  ramjet bench --report /tmp/bench\n"
     "  ramjet bench --cache warm --contestant map-private,ramjet --workload read-25,write-25\n"
     "  ramjet bench vm.mr --json -- qemu-system-x86_64 -accel kvm -m 4G -display none ...";
+
+constexpr char kSaveDescription[] = "Saves a guest that runs in QEMU (9.0 or later) as a snapshot.";
+
+constexpr char kSaveFooter[] =
+    "The guest is stopped while its memory is written, and then runs on; with --live it runs "
+    "meanwhile,\n"
+    "and is stopped only for what it has changed last. FILE appears, or is replaced, when it is "
+    "complete\n"
+    "and on the disk. Ctrl-C gives up and leaves no file; the guest runs on.\n"
+    "\n"
+    "QEMU has its monitor there by -qmp unix:qmp.sock,server=on,wait=off. It is handed the open "
+    "file, and\n"
+    "needs no access to the directory.\n"
+    "\n"
+    "Example:\n"
+    "  ramjet save --qmp qmp.sock vm.mr\n"
+    "  ramjet run --incoming vm.mr -- qemu-system-x86_64 ...";
 
 constexpr char kWorkingSetDescription[] =
     "Shows what is in a working set, or makes one of several.";
@@ -166,6 +183,33 @@ int main(int argc, char** argv) {
       ->type_name("FILE")
       ->excludes(record);
   run->footer(kRunFooter);
+
+  CLI::App* const save = app.add_subcommand("save", kSaveDescription);
+  ramjet::SaveOptions save_options;
+  save->add_option("FILE", save_options.path, "The snapshot")->required();
+  save->add_option("--qmp", save_options.socket, "QEMU's monitor: a unix socket that speaks QMP")
+      ->type_name("SOCKET")
+      ->required();
+  save->add_flag("--live", save_options.live,
+                 "Let the guest run meanwhile; if it changes its memory faster than that can be "
+                 "written, it\nis stopped after some passes");
+  save->add_flag("--leave-stopped", save_options.leave_stopped,
+                 "Do not let the guest run on afterwards");
+  CLI::Option* const channels =
+      save->add_option("--multifd-channels", save_options.settings.multifd_channels,
+                       "Let QEMU write with that many threads (default: its main one only)")
+          ->type_name("N")
+          ->check(CLI::Range(1, 255));
+  save->add_flag("--direct-io", save_options.settings.direct_io,
+                 "Write past the page cache; with --multifd-channels, QEMU 9.1 or later")
+      ->needs(channels);
+  save->add_option("--rate", save_options.settings.bytes_per_s,
+                   "Write no more than that in a second, e.g. 200MB (default: no limit)")
+      ->type_name("BYTES")
+      ->transform(CLI::AsSizeValue(false));
+  save->add_flag("!--no-sync", save_options.sync, "Do not wait until the file is on the disk");
+  save->add_flag("--json", save_options.json, "Print one JSON object (schema ramjet.save/1)");
+  save->footer(kSaveFooter);
 
   CLI::App* const demo = app.add_subcommand("demo",
                                             "Boots a small Linux guest, saves it, and restores it "
@@ -292,6 +336,7 @@ int main(int argc, char** argv) {
   run_options.eager = eager == "on";
   if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
   if (run->parsed()) return ramjet::RunEmulator(run_options);
+  if (save->parsed()) return ramjet::RunSave(save_options);
   if (scaling_flag->count() > 0) bench_options.scaling = scaling;
   if (bench->parsed()) return ramjet::bench::RunBench(bench_options);
   if (bench_vm->parsed()) return ramjet::bench::RunVmProcess(vm_options);
