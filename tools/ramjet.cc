@@ -13,6 +13,7 @@
 #include "loader/snapshot_loader.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/vm_bench.h"
+#include "tools/convert.h"
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
@@ -26,6 +27,7 @@ constexpr char kDescription[] =
     "\n"
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
     "  ramjet save --qmp qmp.sock vm.mr\n"
+    "  ramjet convert --from firecracker vm.mem vm.mr\n"
     "  ramjet inspect vm.mr\n"
     "  ramjet workingset --help\n"
     "  ramjet demo\n"
@@ -100,6 +102,30 @@ constexpr char kSaveFooter[] =
     "Example:\n"
     "  ramjet save --qmp qmp.sock vm.mr\n"
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 ...";
+
+constexpr char kConvertDescription[] =
+    "Converts snapshots of other VMMs, and raw images of memory, to mapped-ram and back.";
+
+constexpr char kConvertFooter[] =
+    "  mapped-ram        QEMU's snapshots, and ours; read also behind libvirt's header\n"
+    "  libvirt           the same with that header, which comes from IN or --like\n"
+    "  raw               plain bytes, the blocks of memory one behind the other; holes are zeros\n"
+    "  firecracker       its memory file; with --base, holes are what the base has there\n"
+    "  cloud-hypervisor  its snapshot directory\n"
+    "\n"
+    "What only the VMM understands goes along: Firecracker's state file (--vmstate) and Cloud\n"
+    "Hypervisor's JSON files become sections of the mapped-ram file, and files again on the way "
+    "back.\n"
+    "What has no place in OUT is named on stderr. OUT appears, or is replaced, when it is "
+    "complete.\n"
+    "\n"
+    "Example:\n"
+    "  ramjet convert vm.mr smaller.mr                       # pages of zeros become holes\n"
+    "  ramjet convert --to raw --blocks pc.ram vm.mr vm.raw\n"
+    "  ramjet convert --from raw --like vm.mr vm.raw new.mr  # other memory, the same devices\n"
+    "  ramjet convert --from firecracker --base full.mem --vmstate diff.state diff.mem vm.mr\n"
+    "  ramjet convert --to firecracker --base full.mem --vmstate vm.state vm.mr diff.mem\n"
+    "  ramjet convert ch-snapshot/ vm.mr";
 
 constexpr char kWorkingSetDescription[] =
     "Shows what is in a working set, or makes one of several.";
@@ -210,6 +236,62 @@ int main(int argc, char** argv) {
   save->add_flag("!--no-sync", save_options.sync, "Do not wait until the file is on the disk");
   save->add_flag("--json", save_options.json, "Print one JSON object (schema ramjet.save/1)");
   save->footer(kSaveFooter);
+
+  CLI::App* const convert = app.add_subcommand("convert", kConvertDescription);
+  ramjet::ConvertOptions convert_options;
+  std::string from;
+  std::string to = "mapped-ram";
+  std::string zero_pages = "all";
+  convert->add_option("IN", convert_options.in.path, "What is converted")->required();
+  convert->add_option("OUT", convert_options.out, "What becomes of it")->required();
+  convert
+      ->add_option("--from", from,
+                   "What IN is; mapped-ram, libvirt and cloud-hypervisor are recognised")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember(ramjet::ImageFormatNames()));
+  convert->add_option("--to", to, "What OUT is to be (default: mapped-ram)")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember(ramjet::ImageFormatNames()));
+  convert
+      ->add_option("--blocks", convert_options.in.blocks,
+                   "IN mapped-ram: these blocks first; to raw or firecracker: only these.\n"
+                   "IN raw or firecracker: what it consists of, NAME:BYTES each, the last a NAME\n"
+                   "(default: one block, \"ram\", or that of --like of the same length)")
+      ->type_name("LIST")
+      ->delimiter(',');
+  convert
+      ->add_option("--page-size", convert_options.in.page_size,
+                   "Of an IN that does not tell (default: 4096)")
+      ->type_name("BYTES")
+      ->check(CLI::Range(uint64_t{1024}, uint64_t{65536}));
+  convert
+      ->add_option("--offset", convert_options.in.stream_offset,
+                   "Where the stream begins in a mapped-ram IN, if not at the start")
+      ->type_name("BYTES");
+  convert
+      ->add_option("--base", convert_options.in.bases,
+                   "What Firecracker's diff is one of; for a chain of diffs, the next one first")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  convert->add_option("--vmstate", convert_options.in.vmstate, "Firecracker's other file")
+      ->type_name("FILE");
+  convert
+      ->add_option("--like", convert_options.like,
+                   "Take device state and other blocks from that mapped-ram file")
+      ->type_name("FILE");
+  convert
+      ->add_option("--threads", convert_options.threads,
+                   "How many write mapped-ram (default: as suits the machine)")
+      ->check(CLI::Range(1u, 64u));
+  convert
+      ->add_option("--zero-pages", zero_pages,
+                   "Who finds them for mapped-ram: all threads (default), one, or none")
+      ->check(CLI::IsMember({"all", "one", "none"}));
+  convert->add_flag("--direct-io", convert_options.direct, "Write mapped-ram past the page cache");
+  convert->add_flag("!--no-sync", convert_options.sync, "Do not wait until OUT is on the disk");
+  convert->add_flag("--json", convert_options.json,
+                    "Print one JSON object (schema ramjet.convert/1)");
+  convert->footer(kConvertFooter);
 
   CLI::App* const demo = app.add_subcommand("demo",
                                             "Boots a small Linux guest, saves it, and restores it "
@@ -337,6 +419,14 @@ int main(int argc, char** argv) {
   if (inspect->parsed()) return ramjet::RunInspect(file, stream_offset, json);
   if (run->parsed()) return ramjet::RunEmulator(run_options);
   if (save->parsed()) return ramjet::RunSave(save_options);
+  if (convert->parsed()) {
+    convert_options.in.format = ramjet::FormatOf(from);
+    convert_options.to = *ramjet::FormatOf(to);
+    convert_options.zero_detection = zero_pages == "all"   ? ramjet::ZeroDetection::kAllThreads
+                                     : zero_pages == "one" ? ramjet::ZeroDetection::kOneThread
+                                                           : ramjet::ZeroDetection::kNone;
+    return ramjet::RunConvert(convert_options);
+  }
   if (scaling_flag->count() > 0) bench_options.scaling = scaling;
   if (bench->parsed()) return ramjet::bench::RunBench(bench_options);
   if (bench_vm->parsed()) return ramjet::bench::RunVmProcess(vm_options);
