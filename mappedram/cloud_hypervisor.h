@@ -21,8 +21,8 @@ struct GuestRange {
 // The ranges, in the order in which their bytes follow each other in `memory-ranges` (which is not
 // that of their addresses), from the text of `state.json`:
 //
-//   {"snapshots": {"memory-manager": {"snapshot_data": {"state": TEXT}}}}    TEXT is JSON in a string
-//   {"memory_ranges": {"data": [{"gpa": 0, "length": 3221225472}, ...]}}
+//   {"snapshots": {"memory-manager": {"snapshot_data": {"state": TEXT}}}}
+//   TEXT, a string: {"memory_ranges": {"data": [{"gpa": 0, "length": 3221225472}, ...]}}
 //
 // and whatever stands beside these members (Cloud Hypervisor v20 to v52; vm-migration/src/lib.rs,
 // vmm/src/memory_manager.rs). InvalidArgument: it is not such a text. DataLoss: the ranges cannot

@@ -152,7 +152,7 @@ class Convert : public testing::Test {
 
   // A directory as Cloud Hypervisor leaves it: two ranges, the higher one first.
   std::string MakeCloudHypervisorSnapshot() const {
-    const std::string directory = Path("ch");
+    std::string directory = Path("ch");
     std::filesystem::create_directory(directory);
     Write(directory + "/config.json", R"({"cpus":{"boot_vcpus":1}})");
     Write(directory + "/state.json",

@@ -17,8 +17,8 @@ using testing::ElementsAre;
 // The outer text around the memory manager's.
 std::string StateOf(const std::string& memory_manager) {
   return absl::StrCat(
-      R"({"snapshots":{"device-manager":{"snapshots":{"a":{"snapshots":{}}},"snapshot_data":null},)",
-      R"("memory-manager":{"snapshots":{},"snapshot_data":{"state":")",
+      R"({"snapshots":{"device-manager":{"snapshots":{"a":{"snapshots":{}}},)",
+      R"("snapshot_data":null},)", R"("memory-manager":{"snapshots":{},"snapshot_data":{"state":")",
       absl::StrReplaceAll(memory_manager, {{"\"", "\\\""}}), R"("}}},"snapshot_data":null})");
 }
 
