@@ -13,8 +13,8 @@
 #include "absl/strings/str_format.h"
 #include "loader/page_buffer.h"
 #include "loader/replace_file.h"
-#include "loader/snapshot_digest.h"
 #include "loader/working_set.h"
+#include "mappedram/snapshot_digest.h"
 #include "uffd/mappings.h"
 
 namespace ramjet {

@@ -1,51 +1,23 @@
 #include "loader/working_set.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <limits>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "mappedram/file.h"
+#include "mappedram/coding.h"
 
 namespace ramjet {
 namespace {
 
 constexpr absl::string_view kMagic = "ramjetWS";
 constexpr uint32_t kVersion = 1;
-constexpr size_t kCrcBytes = 4;
+constexpr absl::string_view kWhat = "a working set";
 constexpr uint64_t kMaxFileBytes = 1 << 30;
 // Far beyond any machine, and small enough that offsets do not overflow.
 constexpr uint64_t kMaxBlockBytes = uint64_t{1} << 52;
-
-uint32_t Crc32c(absl::string_view bytes) {
-  static constexpr std::array<uint32_t, 256> kTable = [] {
-    std::array<uint32_t, 256> table{};
-    for (uint32_t i = 0; i < table.size(); ++i) {
-      uint32_t crc = i;
-      for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc % 2 == 1 ? 0x82f63b78u : 0);
-      table[i] = crc;
-    }
-    return table;
-  }();
-  uint32_t crc = ~uint32_t{0};
-  for (const char byte : bytes) crc = crc >> 8 ^ kTable[(crc ^ static_cast<uint8_t>(byte)) & 0xff];
-  return ~crc;
-}
-
-template <typename Number>
-void AppendNumber(std::string& to, Number number) {
-  for (size_t i = 0; i < sizeof(number); ++i) {
-    to.push_back(static_cast<char>(number >> (8 * i) & 0xff));
-  }
-}
-
-void AppendVarint(std::string& to, uint64_t number) {
-  for (; number >= 0x80; number >>= 7) to.push_back(static_cast<char>(number | 0x80));
-  to.push_back(static_cast<char>(number));
-}
 
 uint64_t Zigzag(int64_t number) {
   return static_cast<uint64_t>(number) << 1 ^ static_cast<uint64_t>(number >> 63);
@@ -54,59 +26,7 @@ int64_t Unzigzag(uint64_t number) {
   return static_cast<int64_t>(number >> 1 ^ (~(number & 1) + 1));
 }
 
-absl::Status Damaged(absl::string_view what) {
-  return absl::DataLossError(absl::StrCat("damaged: ", what));
-}
-
-// Takes bytes from the front. Behind the end, and after a number that is too large, everything is 0
-// and ok() is false.
-class Reader {
- public:
-  explicit Reader(absl::string_view bytes) : left_(bytes) {}
-
-  bool ok() const { return ok_; }
-  bool at_end() const { return left_.empty(); }
-  size_t left() const { return left_.size(); }
-
-  absl::string_view Take(uint64_t count) {
-    if (count > left_.size()) {
-      ok_ = false;
-      left_ = {};
-      return {};
-    }
-    const absl::string_view taken = left_.substr(0, count);
-    left_.remove_prefix(count);
-    return taken;
-  }
-  template <typename Number>
-  Number TakeNumber() {
-    Number number = 0;
-    const absl::string_view bytes = Take(sizeof(number));
-    for (size_t i = 0; i < bytes.size(); ++i) {
-      number |= static_cast<Number>(static_cast<uint8_t>(bytes[i])) << (8 * i);
-    }
-    return number;
-  }
-  uint64_t TakeVarint() {
-    uint64_t number = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      const absl::string_view byte = Take(1);
-      if (byte.empty()) return 0;
-      const uint64_t bits = static_cast<uint8_t>(byte[0]) & 0x7f;
-      if (bits << shift >> shift != bits) break;
-      number |= bits << shift;
-      if (static_cast<uint8_t>(byte[0]) < 0x80) return number;
-    }
-    ok_ = false;
-    return 0;
-  }
-
- private:
-  absl::string_view left_;
-  bool ok_ = true;
-};
-
-absl::Status DecodeBlocks(Reader& reader, WorkingSet& set) {
+absl::Status DecodeBlocks(CodedReader& reader, WorkingSet& set) {
   const uint64_t count = reader.TakeVarint();
   for (uint64_t i = 0; i < count && reader.ok(); ++i) {
     WorkingSet::Block block;
@@ -124,7 +44,7 @@ absl::Status DecodeBlocks(Reader& reader, WorkingSet& set) {
   return absl::OkStatus();
 }
 
-absl::Status DecodeRuns(Reader& reader, WorkingSet& set) {
+absl::Status DecodeRuns(CodedReader& reader, WorkingSet& set) {
   const uint64_t count = reader.TakeVarint();
   std::vector<uint64_t> expected(set.blocks.size());
   size_t at = 0;
@@ -209,28 +129,15 @@ std::string EncodeWorkingSet(const WorkingSet& set) {
     AppendVarint(bytes, Zigzag(static_cast<int64_t>(run.pages.first - expected[at])));
     expected[at] = run.pages.end();
   }
-  AppendNumber(bytes, Crc32c(bytes));
+  AppendCrc(bytes);
   return bytes;
 }
 
 absl::StatusOr<WorkingSet> DecodeWorkingSet(absl::string_view bytes) {
-  Reader reader(bytes);
-  if (reader.Take(kMagic.size()) != kMagic) {
-    return absl::InvalidArgumentError("it is not a working set");
-  }
-  const auto version = reader.TakeNumber<uint32_t>();
-  if (!reader.ok()) return Damaged("it ends in its header");
-  if (version != kVersion) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("its version is ", version, ", and only ", kVersion, " is known"));
-  }
-  if (reader.left() < kCrcBytes) return Damaged("it ends in its header");
-  const absl::string_view content = bytes.substr(0, bytes.size() - kCrcBytes);
-  if (Reader(bytes.substr(content.size())).TakeNumber<uint32_t>() != Crc32c(content)) {
-    return Damaged("its checksum is wrong");
-  }
+  absl::StatusOr<CodedReader> content = OpenCoded(bytes, kMagic, kVersion, kWhat);
+  if (!content.ok()) return content.status();
   // From here on nothing is wrong but by intent, and still nothing is believed.
-  reader = Reader(content.substr(kMagic.size() + sizeof(version)));
+  CodedReader& reader = *content;
   WorkingSet set;
   set.snapshot_digest = reader.TakeNumber<uint64_t>();
   absl::Status status = DecodeBlocks(reader, set);
@@ -244,16 +151,9 @@ absl::StatusOr<WorkingSet> DecodeWorkingSet(absl::string_view bytes) {
 }
 
 absl::StatusOr<WorkingSet> ReadWorkingSet(const std::string& path) {
-  const absl::StatusOr<File> file = File::Open(path);
-  if (!file.ok()) return file.status();
-  if (file->size() > kMaxFileBytes) {
-    return InvalidArgumentError(*file, "of ", file->size(), " bytes, it is not a working set");
-  }
-  std::string bytes(file->size(), '\0');
-  absl::Status status =
-      file->ReadAt(0, absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()));
-  if (!status.ok()) return status;
-  absl::StatusOr<WorkingSet> set = DecodeWorkingSet(bytes);
+  const absl::StatusOr<std::string> bytes = ReadSmallFile(path, kMaxFileBytes, kWhat);
+  if (!bytes.ok()) return bytes.status();
+  absl::StatusOr<WorkingSet> set = DecodeWorkingSet(*bytes);
   if (set.ok()) return set;
   return absl::Status(set.status().code(), absl::StrCat(path, ": ", set.status().message()));
 }

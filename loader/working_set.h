@@ -13,7 +13,7 @@
 // A run whose `other` is 1 names its block; the first run's is block 0 otherwise, any other's that
 // of the run before. `expected` is where the block's last run ended, 0 at first;
 // zigzag(d) = d << 1 ^ d >> 63. No page is in two runs. The digest is that of the snapshot
-// (loader/snapshot_digest.h), whose pages these are.
+// (mappedram/snapshot_digest.h), whose pages these are.
 //
 // For example, page 5, and then pages 2 and 3, of a block "ram" of 32 pages of 4 KiB:
 //

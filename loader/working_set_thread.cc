@@ -19,7 +19,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "loader/snapshot_digest.h"
+#include "mappedram/snapshot_digest.h"
 
 namespace ramjet {
 namespace {

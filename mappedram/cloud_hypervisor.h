@@ -24,9 +24,9 @@ struct GuestRange {
 //   {"snapshots": {"memory-manager": {"snapshot_data": {"state": TEXT}}}}
 //   TEXT, a string: {"memory_ranges": {"data": [{"gpa": 0, "length": 3221225472}, ...]}}
 //
-// and whatever stands beside these members (Cloud Hypervisor v20 to v52; vm-migration/src/lib.rs,
-// vmm/src/memory_manager.rs). InvalidArgument: it is not such a text. DataLoss: the ranges cannot
-// be: none or too many, of no length or half a page, one over the other.
+// and whatever stands beside these members (Cloud Hypervisor of August 2026). InvalidArgument: it
+// is not such a text. DataLoss: the ranges cannot be: none or too many, of no length or half a
+// page, one over the other.
 absl::StatusOr<std::vector<GuestRange>> ParseMemoryRanges(absl::string_view state_json);
 
 }  // namespace ramjet

@@ -1,15 +1,10 @@
 #include "mappedram/snapshot_writer.h"
 
-#include <pthread.h>
-#include <signal.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <memory>
 #include <optional>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -17,18 +12,22 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "mappedram/aligned_buffer.h"
+#include "mappedram/checksums.h"
+#include "mappedram/crc32c.h"
 #include "mappedram/file.h"
 #include "mappedram/new_file.h"
 #include "mappedram/page_bitmap.h"
+#include "mappedram/parallel.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/stream.h"
 #include "mappedram/zero_scan.h"
 
 // The order of writing, in which nothing is believed before all of it is there:
 //
-//   1 pages      by all threads: each takes the next window of kWindowBytes that its source does not
-//                know to be zero, finds the pages of zeros in it, writes what is between them in
-//                single writes, and sets their bits
+//   1 pages, by all threads: each takes the next window of kWindowBytes that its source does not
+//     know to be zero, finds the pages of zeros in it, writes what is between them in single
+//     writes, and sets their bits
 //   2 bitmaps, and all of the stream but one byte, by the caller
 //   3 fdatasync
 //   4 the byte: the last, and only other than 0, of the value that ends the START record of section
@@ -41,35 +40,17 @@ namespace {
 // What a thread takes at once: large enough for a disk, small enough to be in its cache still when
 // it is written. A multiple of any page size.
 constexpr uint64_t kWindowBytes = 2 << 20;
+static_assert(kWindowBytes % (Checksums::kPagesPerRun << kMaxPageBits) == 0,
+              "what has one checksum is written by one thread");
 // Of bitmaps, what is all zeros is not written but left a hole, in units of that.
 constexpr uint64_t kBitmapUnitWords = 512;
 constexpr uint64_t kCopyBytes = 1 << 20;
-constexpr unsigned kMaxThreads = 64;
 
 uint64_t RoundUp(uint64_t number, uint64_t unit) { return (number + unit - 1) / unit * unit; }
 
 absl::Span<const uint8_t> AsBytes(absl::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
-
-// Aligned for direct writes. Mapped, so that it costs what is used of it.
-class Buffer {
- public:
-  explicit Buffer(size_t size)
-      : address_(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
-        size_(size) {}
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() {
-    if (valid()) munmap(address_, size_);
-  }
-  bool valid() const { return address_ != MAP_FAILED; }
-  absl::Span<uint8_t> first(size_t length) { return {static_cast<uint8_t*>(address_), length}; }
-
- private:
-  void* const address_;
-  const size_t size_;
-};
 
 absl::Status CheckBlocks(const std::vector<NewBlock>& blocks, const StreamParts& stream,
                          uint64_t pages_alignment) {
@@ -114,13 +95,16 @@ class SnapshotWriter::Job {
  public:
   Job(SnapshotWriter& writer, NewFile& file);
 
+  // All but the names.
   absl::Status Run();
+  absl::Status Publish();
 
  private:
   struct Place {
     uint64_t bitmap_offset = 0;
     uint64_t pages_offset = 0;
     PageBitmap nonzero = {};
+    std::vector<uint32_t> crcs = {};  // of each run, if they are asked for
   };
   struct Piece {
     uint64_t offset = 0;
@@ -134,23 +118,25 @@ class SnapshotWriter::Job {
   };
 
   void LayOut();
+  absl::Status Cancelled() const;
   absl::Status WritePages();
   absl::Status WriteBitmap(Place& place) const;
   absl::Status WriteStream() const;
-  absl::Status Check() const;
+  absl::Status Check();
 
-  static void* ThreadMain(void* self);
   void Work();
   // The next one, which holds something; nullopt if there is none, or the work has ended.
   std::optional<Window> Take();
-  absl::Status WriteWindow(const Window& window, Buffer& buffer);
-  absl::Status WriteExtent(size_t block, uint64_t offset, uint64_t end, Buffer& buffer);
+  absl::Status WriteWindow(const Window& window, AlignedBuffer& buffer);
+  absl::Status WriteExtent(size_t block, uint64_t offset, uint64_t end, AlignedBuffer& buffer);
   std::vector<PageRun> FindNonzero(absl::Span<const uint8_t> bytes, uint64_t page_size)
       ABSL_LOCKS_EXCLUDED(scan_mu_);
+  static void AddToSums(Place& place, PageRun pages, absl::Span<const uint8_t> bytes);
   void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   SnapshotWriter& writer_;
   NewFile& file_;
+  std::optional<NewFile> checksums_;
   const std::vector<NewBlock>& blocks_;
   // Constant once they are laid out, but for the bits.
   std::vector<Place> places_;
@@ -191,6 +177,10 @@ void SnapshotWriter::Job::LayOut() {
           RoundUp(place.bitmap_offset + place.nonzero.word_count() * sizeof(uint64_t),
                   writer_.options_.pages_alignment);
     }
+    if (!writer_.options_.checksums_path.empty()) {
+      place.crcs.resize((block.used_length / block.page_size + Checksums::kPagesPerRun - 1) /
+                        Checksums::kPagesPerRun);
+    }
     out.PutBe64(place.bitmap_offset);
     out.PutBe64(place.pages_offset);
     if (block.source == nullptr) continue;
@@ -215,43 +205,31 @@ absl::Status SnapshotWriter::Job::Run() {
   const uint8_t last_byte = kRamFlagEndOfSection;
   if (status.ok()) status = file_.WriteAt(last_byte_offset_, absl::MakeConstSpan(&last_byte, 1));
   if (status.ok() && writer_.options_.sync) status = file_.Sync();
+  if (status.ok() && writer_.cancelled_.load(std::memory_order_relaxed)) status = Cancelled();
   if (status.ok() && writer_.options_.check) status = Check();
-  if (status.ok() && writer_.cancelled_.load(std::memory_order_relaxed)) {
-    status = absl::CancelledError(absl::StrCat(file_.path(), ": its writing was cancelled"));
-  }
   return status;
 }
 
+// The sums behind the snapshot: what is beside a snapshot for the moment then are another's, which
+// is noticed.
+absl::Status SnapshotWriter::Job::Publish() {
+  absl::Status status = file_.Publish();
+  if (status.ok() && checksums_.has_value()) status = checksums_->Publish();
+  return status;
+}
+
+absl::Status SnapshotWriter::Job::Cancelled() const {
+  return absl::CancelledError(absl::StrCat(file_.path(), ": its writing was cancelled"));
+}
+
 absl::Status SnapshotWriter::Job::WritePages() {
-  const unsigned wanted = writer_.options_.threads;
-  const unsigned threads = wanted != 0 ? std::min(wanted, kMaxThreads)
-                                       : std::clamp(std::thread::hardware_concurrency(), 1u, 4u);
-  // Beside the caller; one that cannot be started is one less. The program's signals are for its own
-  // threads.
-  std::vector<pthread_t> started;
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  for (unsigned i = 1; i < threads; ++i) {
-    pthread_t id;
-    if (pthread_create(&id, nullptr, ThreadMain, this) != 0) break;
-    started.push_back(id);
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  Work();
-  for (const pthread_t id : started) pthread_join(id, nullptr);
+  RunOnThreads(ThreadCount(writer_.options_.threads), [this] { Work(); });
   const absl::MutexLock lock(&mu_);
   return status_;
 }
 
-void* SnapshotWriter::Job::ThreadMain(void* self) {
-  static_cast<Job*>(self)->Work();
-  return nullptr;
-}
-
 void SnapshotWriter::Job::Work() {
-  Buffer buffer(kWindowBytes);
+  AlignedBuffer buffer(kWindowBytes);
   if (!buffer.valid()) {
     return Fail(absl::ResourceExhaustedError("there is no memory for a buffer"));
   }
@@ -269,7 +247,7 @@ std::optional<SnapshotWriter::Job::Window> SnapshotWriter::Job::Take() {
   const absl::MutexLock lock(&mu_);
   while (status_.ok() && next_.block < blocks_.size()) {
     if (writer_.cancelled_.load(std::memory_order_relaxed)) {
-      status_ = absl::CancelledError(absl::StrCat(file_.path(), ": its writing was cancelled"));
+      status_ = Cancelled();
       break;
     }
     const NewBlock& block = blocks_[next_.block];
@@ -297,7 +275,7 @@ std::optional<SnapshotWriter::Job::Window> SnapshotWriter::Job::Take() {
   return std::nullopt;
 }
 
-absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, Buffer& buffer) {
+absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, AlignedBuffer& buffer) {
   const NewBlock& block = blocks_[window.block];
   for (uint64_t at = window.offset; at < window.end;) {
     const absl::StatusOr<std::optional<RamSource::Extent>> extent =
@@ -319,7 +297,7 @@ absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, Buffer& buff
 }
 
 absl::Status SnapshotWriter::Job::WriteExtent(size_t block, uint64_t offset, uint64_t end,
-                                              Buffer& buffer) {
+                                              AlignedBuffer& buffer) {
   const RamSource& source = *blocks_[block].source;
   const uint64_t page_size = blocks_[block].page_size;
   absl::Span<const uint8_t> bytes;
@@ -336,10 +314,22 @@ absl::Status SnapshotWriter::Job::WriteExtent(size_t block, uint64_t offset, uin
     absl::Status written = file_.WriteAt(places_[block].pages_offset + offset + in_bytes,
                                          bytes.subspan(in_bytes, length));
     if (!written.ok()) return written;
-    places_[block].nonzero.SetRun({offset / page_size + run.first, run.count});
+    const PageRun pages = {offset / page_size + run.first, run.count};
+    places_[block].nonzero.SetRun(pages);
+    if (!places_[block].crcs.empty())
+      AddToSums(places_[block], pages, bytes.subspan(in_bytes, length));
     writer_.written_bytes_.fetch_add(length, std::memory_order_relaxed);
   }
   return absl::OkStatus();
+}
+
+// No run is in two windows, and within one its pages come in ascending order.
+void SnapshotWriter::Job::AddToSums(Place& place, PageRun pages, absl::Span<const uint8_t> bytes) {
+  const uint64_t page_size = bytes.size() / pages.count;
+  for (uint64_t i = 0; i < pages.count; ++i) {
+    uint32_t& crc = place.crcs[(pages.first + i) / Checksums::kPagesPerRun];
+    crc = Crc32c(bytes.subspan(i * page_size, page_size), crc);
+  }
 }
 
 // Counted from the beginning of `bytes`.
@@ -406,10 +396,21 @@ absl::Status SnapshotWriter::Job::WriteStream() const {
 }
 
 // What we would not take ourselves gets no name.
-absl::Status SnapshotWriter::Job::Check() const {
+absl::Status SnapshotWriter::Job::Check() {
   absl::StatusOr<File> file = File::Reopen(file_.fd(), file_.path());
   if (!file.ok()) return file.status();
-  return Snapshot::Open(*std::move(file), writer_.options_.stream_offset).status();
+  const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
+      Snapshot::Open(*std::move(file), writer_.options_.stream_offset);
+  if (!snapshot.ok()) return snapshot.status();
+  if (writer_.options_.checksums_path.empty()) return absl::OkStatus();
+  std::vector<std::vector<uint32_t>> crcs;
+  for (Place& place : places_) crcs.push_back(std::move(place.crcs));
+  const absl::StatusOr<Checksums> checksums = AssembleChecksums(**snapshot, crcs);
+  if (!checksums.ok()) return checksums.status();
+  absl::StatusOr<NewFile> staged = StageChecksums(*checksums, writer_.options_.checksums_path);
+  if (!staged.ok()) return staged.status();
+  checksums_.emplace(*std::move(staged));
+  return absl::OkStatus();
 }
 
 SnapshotWriter::SnapshotWriter(StreamParts stream, std::vector<NewBlock> blocks, Options options)
@@ -424,8 +425,9 @@ absl::Status SnapshotWriter::Write(const std::string& path) {
   absl::StatusOr<NewFile> file =
       NewFile::Create(path, {.direct = options_.direct, .before_write = options_.before_write});
   if (!file.ok()) return file.status();
-  status = Job(*this, *file).Run();
-  if (status.ok()) status = file->Publish();
+  Job job(*this, *file);
+  status = job.Run();
+  if (status.ok()) status = job.Publish();
   return status;
 }
 

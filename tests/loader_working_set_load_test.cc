@@ -15,10 +15,10 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "loader/snapshot_digest.h"
 #include "loader/snapshot_loader.h"
 #include "loader/working_set.h"
 #include "mappedram/file.h"
+#include "mappedram/snapshot_digest.h"
 #include "tests/loader_testing.h"
 #include "tests/snapshot_content.h"
 

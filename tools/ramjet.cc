@@ -18,6 +18,7 @@
 #include "tools/inspect.h"
 #include "tools/run.h"
 #include "tools/save.h"
+#include "tools/verify.h"
 #include "tools/workingset.h"
 
 namespace {
@@ -30,6 +31,7 @@ constexpr char kDescription[] =
     "  ramjet convert --from firecracker vm.mem vm.mr\n"
     "  ramjet inspect vm.mr\n"
     "  ramjet workingset --help\n"
+    "  ramjet verify vm.mr\n"
     "  ramjet demo\n"
     "  ramjet bench";
 
@@ -146,6 +148,15 @@ constexpr char kMergeDescription[] =
     "Writes the union of several records of one snapshot: pages that are in most of them first, "
     "and\n"
     "among those the ones that were touched the earliest.";
+
+constexpr char kVerifyDescription[] =
+    "Reads all of a snapshot: whether it is complete, its pages are readable and, with checksums, "
+    "are what was saved.";
+
+constexpr char kDiffDescription[] =
+    "Says in which pages the RAM of two snapshots differs. Exit status 0: in none; 1: in some, or "
+    "a "
+    "file cannot be read.";
 
 }  // namespace
 
@@ -392,6 +403,22 @@ int main(int argc, char** argv) {
       ->type_name("FILE")
       ->required();
 
+  CLI::App* const verify = app.add_subcommand("verify", kVerifyDescription);
+  std::string checksums;
+  verify->add_option("FILE", file, "The snapshot")->required();
+  verify->add_option("--checksums", checksums, "What `ramjet checksum` wrote of it")
+      ->type_name("SIDECAR");
+  verify->add_flag("--json", json, "Print one JSON object (schema ramjet.verify/1)");
+  CLI::App* const checksum =
+      app.add_subcommand("checksum", "Writes checksums of a snapshot's pages to a small file.");
+  checksum->add_option("FILE", file, "The snapshot")->required();
+  checksum->add_option("SIDECAR", out, "Where they go (default: FILE.crc)");
+  CLI::App* const diff = app.add_subcommand("diff", kDiffDescription);
+  std::string other;
+  diff->add_option("A", file, "A snapshot")->required();
+  diff->add_option("B", other, "Another")->required();
+  diff->add_flag("--json", json, "Print one JSON object (schema ramjet.diff/1)");
+
   // What comes after -- is the emulator's, whatever it looks like.
   char** const end = argv + argc;
   char** const separator = std::find(argv, end, std::string("--"));
@@ -432,5 +459,8 @@ int main(int argc, char** argv) {
   if (bench_vm->parsed()) return ramjet::bench::RunVmProcess(vm_options);
   if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, stream_offset, json);
   if (merge->parsed()) return ramjet::MergeWorkingSetFiles(files, out);
+  if (verify->parsed()) return ramjet::VerifySnapshot(file, checksums, json);
+  if (checksum->parsed()) return ramjet::ChecksumSnapshot(file, out.empty() ? file + ".crc" : out);
+  if (diff->parsed()) return ramjet::DiffSnapshots(file, other, json);
   return ramjet::RunDemo(demo_options);
 }

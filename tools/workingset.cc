@@ -13,10 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "loader/replace_file.h"
-#include "loader/snapshot_digest.h"
 #include "loader/working_set.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
+#include "mappedram/snapshot_digest.h"
 
 namespace ramjet {
 namespace {

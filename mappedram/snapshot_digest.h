@@ -1,6 +1,6 @@
-// What a working set is bound to its snapshot by.
-#ifndef RAMJET_LOADER_SNAPSHOT_DIGEST_H_
-#define RAMJET_LOADER_SNAPSHOT_DIGEST_H_
+// What working sets and checksums are bound to their snapshot by.
+#ifndef RAMJET_MAPPEDRAM_SNAPSHOT_DIGEST_H_
+#define RAMJET_MAPPEDRAM_SNAPSHOT_DIGEST_H_
 
 #include <cstdint>
 
@@ -19,4 +19,4 @@ absl::StatusOr<uint64_t> DigestSnapshot(const Snapshot& snapshot);
 
 }  // namespace ramjet
 
-#endif  // RAMJET_LOADER_SNAPSHOT_DIGEST_H_
+#endif  // RAMJET_MAPPEDRAM_SNAPSHOT_DIGEST_H_

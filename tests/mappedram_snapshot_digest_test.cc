@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "gtest/gtest.h"
-#include "loader/snapshot_digest.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
+#include "mappedram/snapshot_digest.h"
 #include "tests/snapshot_content.h"
 
 namespace ramjet {

@@ -1,4 +1,4 @@
-#include "loader/snapshot_digest.h"
+#include "mappedram/snapshot_digest.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,0 +1,177 @@
+// The commands verify, checksum and diff, on files made for the purpose.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "mappedram/snapshot.h"
+#include "nlohmann/json.hpp"
+#include "tests/mappedram_testing.h"
+#include "tests/snapshot_content.h"
+
+namespace ramjet {
+namespace {
+
+using testing::HasSubstr;
+using Json = nlohmann::json;
+
+struct Result {
+  int status = -1;
+  std::string out;
+  std::string err;
+};
+
+Result Ramjet(const std::string& args, const char* before = "") {
+  const TempFile err;
+  Result result;
+  FILE* const pipe =
+      popen(absl::StrCat(before, "tools/ramjet ", args, " 2>", err.path()).c_str(), "r");
+  char buffer[4096];
+  for (size_t got; (got = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) {
+    result.out.append(buffer, got);
+  }
+  const int status = pclose(pipe);
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  result.err = err.Read();
+  return result;
+}
+
+// Changes a byte of a page of block "ram".
+void Damage(const TempFile& file, uint64_t page) {
+  std::string bytes = file.Read();
+  const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(file.Open());
+  bytes[description->blocks[0].pages_offset + page * 1024] ^= 1;
+  file.Write(bytes);
+}
+
+TEST(Verify, WholeFileIsGood) {
+  const TempFile file(BytesOf(SmallContent()));
+  const Result text = Ramjet("verify " + file.path());
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("all of its 8 nonzero pages can be read\n"));
+  const Result json = Ramjet("verify --json " + file.path());
+  EXPECT_EQ(Json::parse(json.out),
+            Json::parse(R"({"schema":"ramjet.verify/1","ok":true,"nonzero_pages":8,)"
+                        R"("nonzero_bytes":8192,"checksums":null,"bad_pages":0,"bad":[]})"));
+}
+
+TEST(Verify, DamagedPagesAreToldByTheirChecksums) {
+  const TempFile file(BytesOf(SmallContent()));
+  const TempFile sums;
+  const Result made = Ramjet(absl::StrCat("checksum ", file.path(), " ", sums.path()));
+  EXPECT_EQ(made.status, 0) << made.err;
+  EXPECT_THAT(made.out, HasSubstr(": 5 checksums of "));
+  const std::string verify = absl::StrCat("verify --checksums ", sums.path(), " ", file.path());
+  const Result good = Ramjet(verify);
+  EXPECT_EQ(good.status, 0) << good.err;
+  EXPECT_THAT(good.out, HasSubstr("and are what 5 checksums say"));
+
+  Damage(file, 2);
+  Damage(file, 99);
+  EXPECT_EQ(Ramjet("verify " + file.path()).status, 0);
+  const Result bad = Ramjet(verify);
+  EXPECT_EQ(bad.status, 1);
+  EXPECT_THAT(bad.out, HasSubstr("ram: pages 0 to 15\nram: pages 96 to 99\n"));
+  EXPECT_THAT(bad.err, testing::MatchesRegex("ramjet: [^\n]*pages 0 to 15 of block \"ram\" is not "
+                                             "what was saved[^\n]*\n"));
+  const Json json = Json::parse(Ramjet(verify + " --json").out);
+  EXPECT_EQ(json["ok"], false);
+  EXPECT_EQ(json["bad_pages"], 20);
+  EXPECT_EQ(json["bad"][1]["page"], 96);
+  EXPECT_EQ(json["bad"][1]["count"], 4);
+}
+
+TEST(Verify, WhatIsIncompleteOrOfAnotherSnapshotIsRefusedInOneLine) {
+  SnapshotContent content = SmallContent();
+  const TempFile sums;
+  {
+    const TempFile file(BytesOf(content));
+    ASSERT_EQ(Ramjet(absl::StrCat("checksum ", file.path(), " ", sums.path())).status, 0);
+  }
+  content.devices[0].payload = "tock tick";
+  const TempFile other(BytesOf(content));
+  const Result mismatch =
+      Ramjet(absl::StrCat("verify ", other.path(), " --checksums ", sums.path()));
+  EXPECT_EQ(mismatch.status, 1);
+  EXPECT_EQ(mismatch.err, absl::StrCat("ramjet: ", sums.path(), ": the checksums are of another ",
+                                       "snapshot than ", other.path(), "\n"));
+  content.interrupted = true;
+  const TempFile cut(BytesOf(content));
+  for (const char* const command : {"verify ", "checksum "}) {
+    const Result refused = Ramjet(command + cut.path());
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_EQ(refused.out, "");
+    EXPECT_THAT(refused.err, testing::MatchesRegex("ramjet: [^\n]*: ends at offset [^\n]*\n"));
+  }
+  EXPECT_NE(access((cut.path() + ".crc").c_str(), F_OK), 0);
+  EXPECT_EQ(Ramjet("verify --bogus x").status, 2);
+}
+
+// 1 KiB is less than the sums take.
+TEST(Verify, ChecksumsThatCannotBeWrittenLeaveWhatWasThere) {
+  SnapshotContent content = SmallContent();
+  content.blocks[0] = {.idstr = "ram", .used_length = 8 << 20, .page_size = 1024, .nonzero = {}};
+  for (uint64_t page = 0; page < 8192; page += 16) content.blocks[0].nonzero.push_back({page, 1});
+  const TempFile file(BytesOf(content));
+  const TempFile sums("as it was");
+  const Result full =
+      Ramjet(absl::StrCat("checksum ", file.path(), " ", sums.path()), "ulimit -f 1; ");
+  EXPECT_EQ(full.status, 1);
+  EXPECT_EQ(full.err,
+            absl::StrCat("ramjet: ", sums.path(), ": cannot be written: File too large\n"));
+  EXPECT_EQ(sums.Read(), "as it was");
+}
+
+TEST(Diff, PagesThatDifferAreNamedByBlock) {
+  SnapshotContent content = SmallContent();
+  const TempFile a(BytesOf(content));
+  EXPECT_EQ(Ramjet(absl::StrCat("diff ", a.path(), " ", a.path())).status, 0);
+  // In b, page 63 is zero, 70 to 72 are not, 99 has other bytes, and stale ones do not count.
+  content.blocks[0].nonzero = {{1, 2}, {64, 1}, {70, 3}, {99, 1}};
+  std::swap(content.blocks[0], content.blocks[1]);
+  content.devices[0].payload = "tock tick";
+  const TempFile b(BytesOf(content));
+  std::string bytes = b.Read();
+  const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(b.Open());
+  bytes[description->blocks[1].pages_offset + 99 * 1024 + 5] ^= 1;
+  bytes[description->blocks[1].pages_offset + 40 * 1024] = 'x';
+  b.Write(bytes);
+  for (const auto& [one, other] : {std::pair(&a, &b), std::pair(&b, &a)}) {
+    const Result text = Ramjet(absl::StrCat("diff ", one->path(), " ", other->path()));
+    EXPECT_EQ(text.status, 1);
+    EXPECT_EQ(text.out, "ram: page 63\nram: pages 70 to 72\nram: page 99\n");
+    EXPECT_THAT(text.err, testing::MatchesRegex("ramjet: [^\n]* differs, in 5 pages[^\n]*\n"));
+  }
+  const Json json = Json::parse(Ramjet(absl::StrCat("diff --json ", a.path(), " ", b.path())).out);
+  EXPECT_EQ(json["same"], false);
+  EXPECT_EQ(json["differing_pages"], 5);
+  EXPECT_EQ(json["runs"][1], Json::parse(R"({"block":"ram","page":70,"count":3})"));
+}
+
+// The second walk's pages: where only b has any, in a stretch of pages that a has none of.
+TEST(Diff, PagesThatOnlyOneHasAndBlocksThatDifferAreFound) {
+  SnapshotContent content = SmallContent();
+  content.blocks[0].used_length = 5000 << 10;
+  const TempFile a(BytesOf(content));
+  content.blocks[0].nonzero.push_back({4000, 2});
+  content.blocks[1].idstr = "flash";
+  const TempFile b(BytesOf(content));
+  content.blocks[0].used_length = 6000 << 10;
+  content.blocks[0].nonzero.push_back({5500, 1});
+  const TempFile c(BytesOf(content));
+  const Result ab = Ramjet(absl::StrCat("diff ", a.path(), " ", b.path()));
+  EXPECT_EQ(ab.out, absl::StrCat("rom: only in ", a.path(), "\nflash: only in ", b.path(),
+                                 "\nram: pages 4000 to 4001\n"));
+  EXPECT_EQ(ab.status, 1);
+  const Result cb = Ramjet(absl::StrCat("diff ", c.path(), " ", b.path()));
+  EXPECT_EQ(cb.out, "ram: 6144000 bytes, and 5120000\n");
+  EXPECT_EQ(cb.status, 1);
+}
+
+}  // namespace
+}  // namespace ramjet
