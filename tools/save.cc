@@ -11,6 +11,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -83,6 +84,13 @@ std::string RunState(const absl::StatusOr<json>& answer) {
 }
 
 absl::StatusOr<Saved> Save::Run() {
+  // After our own descriptor is closed: the last who closes a file that was truncated, as QEMU did
+  // to begin with, waits in ext4 until it has found room for what is not on the disk yet. QEMU's
+  // main loop, and with it the guest's devices, must not.
+  const absl::Cleanup forget = [this] {
+    if (fdset_.is_null()) return;
+    qmp_.Execute("remove-fd", {{"fdset-id", fdset_}}).IgnoreError();
+  };
   absl::StatusOr<NewFile> file = NewFile::Create(options_.path, {});
   if (!file.ok()) return file.status();
 
@@ -201,12 +209,12 @@ absl::Status Save::Follow(const json& migration) {
   return Stop();
 }
 
-// The guest runs if it did; the settings are as they were; the descriptors are closed. The first
-// error is returned, and does not keep the rest from being done.
+// The guest runs if it did; the settings are as they were. The first error is returned, and does not
+// keep the rest from being done.
 absl::Status Save::PutBack(bool saved) {
   absl::Status first;
-  const auto execute = [&](absl::string_view command, const json& arguments = json::object()) {
-    absl::StatusOr<json> done = qmp_.Execute(command, arguments);
+  const auto execute = [&](absl::string_view command) {
+    absl::StatusOr<json> done = qmp_.Execute(command);
     first.Update(done.status());
     return done;
   };
@@ -226,9 +234,6 @@ absl::Status Save::PutBack(bool saved) {
   const auto resume = qmp_.WaitForEvent("RESUME", absl::InfinitePast());
   if (stop.ok() && resume.ok()) saved_.stopped = resume->emitted - stop->emitted;
   first.Update(PutBackSettings(qmp_, settings_before_));
-  if (!fdset_.is_null()) {
-    first.Update(execute("remove-fd", {{"fdset-id", fdset_}}).status());
-  }
   return first;
 }
 
