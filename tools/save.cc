@@ -209,8 +209,8 @@ absl::Status Save::Follow(const json& migration) {
   return Stop();
 }
 
-// The guest runs if it did; the settings are as they were. The first error is returned, and does not
-// keep the rest from being done.
+// The guest runs if it did; the settings are as they were. The first error is returned, and does
+// not keep the rest from being done.
 absl::Status Save::PutBack(bool saved) {
   absl::Status first;
   const auto execute = [&](absl::string_view command) {
