@@ -375,6 +375,9 @@ absl::Status SnapshotWriter::Job::WriteBitmap(Place& place) const {
 }
 
 absl::Status SnapshotWriter::Job::WriteStream() const {
+  if (const std::string& wrapper = writer_.options_.wrapper; !wrapper.empty()) {
+    if (absl::Status written = file_.WriteAt(0, AsBytes(wrapper)); !written.ok()) return written;
+  }
   for (const Piece& piece : pieces_) {
     if (absl::Status written = file_.WriteAt(piece.offset, AsBytes(piece.bytes)); !written.ok()) {
       return written;

@@ -60,7 +60,8 @@ class SnapshotWriter {
     std::string checksums_path = "";
     // Off, for tests of what reads: whatever is asked for is written, sense or nonsense.
     bool check = true;
-    uint64_t stream_offset = 0;  // where the stream begins; a hole before it
+    uint64_t stream_offset = 0;  // where the stream begins; a hole before it, but for
+    std::string wrapper = {};    // what the file begins with: libvirt's header, for one
     // Of every pages_offset, a multiple of the page size: QEMU writes 1 MiB, and reads any.
     uint64_t pages_alignment = kPagesAlignment;
     std::function<absl::Status(int fd)> before_write = nullptr;  // NewFile::Options::before_write

@@ -13,9 +13,11 @@
 #include "loader/snapshot_loader.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/vm_bench.h"
+#include "tools/convert.h"
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
+#include "tools/save.h"
 #include "tools/verify.h"
 #include "tools/workingset.h"
 
@@ -25,6 +27,8 @@ constexpr char kDescription[] =
     "Resumes a virtual machine from a snapshot before its memory is loaded.\n"
     "\n"
     "  ramjet run --incoming vm.mr -- qemu-system-x86_64 -m 4G ...\n"
+    "  ramjet save --qmp qmp.sock vm.mr\n"
+    "  ramjet convert --from firecracker vm.mem vm.mr\n"
     "  ramjet inspect vm.mr\n"
     "  ramjet workingset --help\n"
     "  ramjet verify vm.mr\n"
@@ -63,9 +67,7 @@ constexpr char kRunFooter[] =
     "that\n"
     "the guest touches is served at once in any case.\n"
     "\n"
-    "To write a snapshot: the QMP commands migrate-set-capabilities (mapped-ram on) and migrate "
-    "(uri\n"
-    "file:vm.mr).\n"
+    "To write a snapshot: ramjet save.\n"
     "\n"
     "Example:\n"
     "  ramjet run --incoming vm.mr --stats load.json -- qemu-system-x86_64 -accel kvm -m 4G ...";
@@ -93,6 +95,47 @@ constexpr char kBenchFooter[] =
     "  ramjet bench --report /tmp/bench\n"
     "  ramjet bench --cache warm --contestant map-private,ramjet --workload read-25,write-25\n"
     "  ramjet bench vm.mr --json -- qemu-system-x86_64 -accel kvm -m 4G -display none ...";
+
+constexpr char kSaveDescription[] = "Saves a guest that runs in QEMU (9.0 or later) as a snapshot.";
+
+constexpr char kSaveFooter[] =
+    "The guest is stopped while its memory is written, and then runs on; with --live it runs "
+    "meanwhile,\n"
+    "and is stopped only for what it has changed last. FILE appears, or is replaced, when it is "
+    "complete\n"
+    "and on the disk. Ctrl-C gives up and leaves no file; the guest runs on.\n"
+    "\n"
+    "QEMU has its monitor there by -qmp unix:qmp.sock,server=on,wait=off. It is handed the open "
+    "file, and\n"
+    "needs no access to the directory.\n"
+    "\n"
+    "Example:\n"
+    "  ramjet save --qmp qmp.sock vm.mr\n"
+    "  ramjet run --incoming vm.mr -- qemu-system-x86_64 ...";
+
+constexpr char kConvertDescription[] =
+    "Converts snapshots of other VMMs, and raw images of memory, to mapped-ram and back.";
+
+constexpr char kConvertFooter[] =
+    "  mapped-ram        QEMU's snapshots, and ours; read also behind libvirt's header\n"
+    "  libvirt           the same with that header, which comes from IN or --like\n"
+    "  raw               plain bytes, the blocks of memory one behind the other; holes are zeros\n"
+    "  firecracker       its memory file; with --base, holes are what the base has there\n"
+    "  cloud-hypervisor  its snapshot directory\n"
+    "\n"
+    "What only the VMM understands goes along: Firecracker's state file (--vmstate) and Cloud\n"
+    "Hypervisor's JSON files become sections of the mapped-ram file, and files again on the way "
+    "back.\n"
+    "What has no place in OUT is named on stderr. OUT appears, or is replaced, when it is "
+    "complete.\n"
+    "\n"
+    "Example:\n"
+    "  ramjet convert vm.mr smaller.mr                       # pages of zeros become holes\n"
+    "  ramjet convert --to raw --blocks pc.ram vm.mr vm.raw\n"
+    "  ramjet convert --from raw --like vm.mr vm.raw new.mr  # other memory, the same devices\n"
+    "  ramjet convert --from firecracker --base full.mem --vmstate diff.state diff.mem vm.mr\n"
+    "  ramjet convert --to firecracker --base full.mem --vmstate vm.state vm.mr diff.mem\n"
+    "  ramjet convert ch-snapshot/ vm.mr";
 
 constexpr char kWorkingSetDescription[] =
     "Shows what is in a working set, or makes one of several.";
@@ -191,6 +234,89 @@ int main(int argc, char** argv) {
       ->type_name("FILE")
       ->excludes(record);
   run->footer(kRunFooter);
+
+  CLI::App* const save = app.add_subcommand("save", kSaveDescription);
+  ramjet::SaveOptions save_options;
+  save->add_option("FILE", save_options.path, "The snapshot")->required();
+  save->add_option("--qmp", save_options.socket, "QEMU's monitor: a unix socket that speaks QMP")
+      ->type_name("SOCKET")
+      ->required();
+  save->add_flag("--live", save_options.live,
+                 "Let the guest run meanwhile; if it changes its memory faster than that can be "
+                 "written, it\nis stopped after some passes");
+  save->add_flag("--leave-stopped", save_options.leave_stopped,
+                 "Do not let the guest run on afterwards");
+  CLI::Option* const channels =
+      save->add_option("--multifd-channels", save_options.settings.multifd_channels,
+                       "Let QEMU write with that many threads (default: its main one only)")
+          ->type_name("N")
+          ->check(CLI::Range(1, 255));
+  save->add_flag("--direct-io", save_options.settings.direct_io,
+                 "Write past the page cache; with --multifd-channels, QEMU 9.1 or later")
+      ->needs(channels);
+  save->add_option("--rate", save_options.settings.bytes_per_s,
+                   "Write no more than that in a second, e.g. 200MB (default: no limit)")
+      ->type_name("BYTES")
+      ->transform(CLI::AsSizeValue(false));
+  save->add_flag("!--no-sync", save_options.sync, "Do not wait until the file is on the disk");
+  save->add_flag("--json", save_options.json, "Print one JSON object (schema ramjet.save/1)");
+  save->footer(kSaveFooter);
+
+  CLI::App* const convert = app.add_subcommand("convert", kConvertDescription);
+  ramjet::ConvertOptions convert_options;
+  std::string from;
+  std::string to = "mapped-ram";
+  std::string zero_pages = "all";
+  convert->add_option("IN", convert_options.in.path, "What is converted")->required();
+  convert->add_option("OUT", convert_options.out, "What becomes of it")->required();
+  convert
+      ->add_option("--from", from,
+                   "What IN is; mapped-ram, libvirt and cloud-hypervisor are recognised")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember(ramjet::ImageFormatNames()));
+  convert->add_option("--to", to, "What OUT is to be (default: mapped-ram)")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember(ramjet::ImageFormatNames()));
+  convert
+      ->add_option("--blocks", convert_options.in.blocks,
+                   "IN mapped-ram: these blocks first; to raw or firecracker: only these.\n"
+                   "IN raw or firecracker: what it consists of, NAME:BYTES each, the last a NAME\n"
+                   "(default: one block, \"ram\", or that of --like of the same length)")
+      ->type_name("LIST")
+      ->delimiter(',');
+  convert
+      ->add_option("--page-size", convert_options.in.page_size,
+                   "Of an IN that does not tell (default: 4096)")
+      ->type_name("BYTES")
+      ->check(CLI::Range(uint64_t{1024}, uint64_t{65536}));
+  convert
+      ->add_option("--offset", convert_options.in.stream_offset,
+                   "Where the stream begins in a mapped-ram IN, if not at the start")
+      ->type_name("BYTES");
+  convert
+      ->add_option("--base", convert_options.in.bases,
+                   "What Firecracker's diff is one of; for a chain of diffs, the next one first")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  convert->add_option("--vmstate", convert_options.in.vmstate, "Firecracker's other file")
+      ->type_name("FILE");
+  convert
+      ->add_option("--like", convert_options.like,
+                   "Take device state and other blocks from that mapped-ram file")
+      ->type_name("FILE");
+  convert
+      ->add_option("--threads", convert_options.threads,
+                   "How many write mapped-ram (default: as suits the machine)")
+      ->check(CLI::Range(1u, 64u));
+  convert
+      ->add_option("--zero-pages", zero_pages,
+                   "Who finds them for mapped-ram: all threads (default), one, or none")
+      ->check(CLI::IsMember({"all", "one", "none"}));
+  convert->add_flag("--direct-io", convert_options.direct, "Write mapped-ram past the page cache");
+  convert->add_flag("!--no-sync", convert_options.sync, "Do not wait until OUT is on the disk");
+  convert->add_flag("--json", convert_options.json,
+                    "Print one JSON object (schema ramjet.convert/1)");
+  convert->footer(kConvertFooter);
 
   CLI::App* const demo = app.add_subcommand("demo",
                                             "Boots a small Linux guest, saves it, and restores it "
@@ -336,6 +462,15 @@ int main(int argc, char** argv) {
   run_options.eager = eager == "on";
   if (inspect->parsed()) return ramjet::RunInspect(file, {stream_offset, json, devices});
   if (run->parsed()) return ramjet::RunEmulator(run_options);
+  if (save->parsed()) return ramjet::RunSave(save_options);
+  if (convert->parsed()) {
+    convert_options.in.format = ramjet::FormatOf(from);
+    convert_options.to = *ramjet::FormatOf(to);
+    convert_options.zero_detection = zero_pages == "all"   ? ramjet::ZeroDetection::kAllThreads
+                                     : zero_pages == "one" ? ramjet::ZeroDetection::kOneThread
+                                                           : ramjet::ZeroDetection::kNone;
+    return ramjet::RunConvert(convert_options);
+  }
   if (scaling_flag->count() > 0) bench_options.scaling = scaling;
   if (bench->parsed()) return ramjet::bench::RunBench(bench_options);
   if (bench_vm->parsed()) return ramjet::bench::RunVmProcess(vm_options);

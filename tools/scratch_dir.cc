@@ -15,21 +15,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tools/deferred_signals.h"
 
 namespace ramjet {
 namespace {
-
-// Those of the ending signals that nohup or a script has not switched off.
-sigset_t EndingSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction current = {};
-    sigaction(signal, nullptr, &current);
-    if (current.sa_handler != SIG_IGN) sigaddset(&signals, signal);
-  }
-  return signals;
-}
 
 void RemoveTree(const std::string& path) {
   std::error_code ignored;
