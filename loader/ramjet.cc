@@ -125,6 +125,7 @@ absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given)
   }
   options.record = (given.flags & RAMJET_RECORD) != 0;
   if (given.working_set != nullptr) options.working_set = given.working_set;
+  if (given.checksums != nullptr) options.checksums = given.checksums;
   if (options.record && !options.working_set.empty()) {
     return absl::InvalidArgumentError(
         "RAMJET_RECORD with a working_set would record what the guest finds missing, not what it "

@@ -159,9 +159,14 @@ struct ramjet_options {
   /* enum ramjet_direct */
   uint32_t direct;
   uint32_t reserved; /* 0 */
+  /* A file of `ramjet checksum`, or NULL: no page is given to the guest but with the checksum that
+   * it had when they were made; it is as unreadable otherwise (see on_unreadable). A fault then
+   * reads the 15 pages around its own, too. One that is damaged or of another snapshot is an error
+   * of ramjet_open(). */
+  const char *checksums;
 };
 #define RAMJET_OPTIONS_INIT \
-  { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct ramjet_options), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Opens the snapshot `path`, checks all of it but the content of pages, and prepares for attaching:
  * one thread, one userfaultfd. `options` may be NULL. On success `*load` is to be freed by

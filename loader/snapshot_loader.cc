@@ -52,6 +52,25 @@ bool AnyDiscarded(const RamBlock& block, PageRun window) {
   return false;
 }
 
+absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
+                                                            const Snapshot& snapshot) {
+  if (path.empty()) return std::nullopt;
+  absl::StatusOr<Checksums> checksums = ReadChecksums(path);
+  if (!checksums.ok()) return checksums.status();
+  absl::StatusOr<BoundChecksums> bound = BoundChecksums::Bind(*std::move(checksums), snapshot);
+  if (bound.ok()) return *std::move(bound);
+  return absl::Status(bound.status().code(), absl::StrCat(path, ": ", bound.status().message()));
+}
+
+std::optional<CheckedSource> Check(const PageSource& source,
+                                   const std::optional<BoundChecksums>& checksums) {
+  return checksums ? std::make_optional<CheckedSource>(source, *checksums) : std::nullopt;
+}
+
+const PageSource& Either(const std::optional<CheckedSource>& checked, const PageSource& plain) {
+  return checked ? static_cast<const PageSource&>(*checked) : plain;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
@@ -62,8 +81,12 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   absl::StatusOr<Userfaultfd> uffd =
       options.uffd >= 0 ? Userfaultfd::Adopt(options.uffd) : Userfaultfd::Open(options.device_fd);
   if (!uffd.ok()) return uffd.status();
+  absl::StatusOr<std::optional<BoundChecksums>> checksums =
+      BindChecksums(options.checksums, *snapshot);
+  if (!checksums.ok()) return checksums.status();
   snapshot->OpenBulk(options.direct);
   std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
+                                                          *std::move(checksums),
                                                           *std::move(vm_stop), *std::move(uffd)));
   if (options.record) self->StartRecord();
   absl::StatusOr<std::unique_ptr<FaultThread>> fault_thread =
@@ -95,14 +118,17 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
 }
 
 SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options& options,
-                               const PageSource* source, std::unique_ptr<VmStop> vm_stop,
-                               Userfaultfd uffd)
+                               const PageSource* source, std::optional<BoundChecksums> checksums,
+                               std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd)
     : snapshot_(std::move(snapshot)),
       options_(options),
       created_(absl::Now()),
       vm_stop_(std::move(vm_stop)),
-      pacer_(source != nullptr ? *source : *snapshot_,
-             source != nullptr ? *source : snapshot_->bulk()),
+      checksums_(std::move(checksums)),
+      checked_demand_(Check(source != nullptr ? *source : *snapshot_, checksums_)),
+      checked_bulk_(Check(source != nullptr ? *source : snapshot_->bulk(), checksums_)),
+      pacer_(Either(checked_demand_, source != nullptr ? *source : *snapshot_),
+             Either(checked_bulk_, source != nullptr ? *source : snapshot_->bulk())),
       map_(snapshot_->blocks().size()),
       attached_(snapshot_->blocks().size()),
       uffd_(std::move(uffd)),

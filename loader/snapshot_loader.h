@@ -33,6 +33,7 @@
 #include "loader/vm_stop.h"
 #include "loader/working_set_thread.h"
 #include "mappedram/bulk_reader.h"
+#include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
 #include "uffd/userfaultfd.h"
 
@@ -102,14 +103,19 @@ class SnapshotLoader {
     // and then as fast as can be. Eager threads wait until they are there. Empty: none. If it is
     // damaged, or of another snapshot, stats().errors() says so and nothing else happens.
     std::string working_set = {};
+    // A file of checksums (mappedram/checksums.h): a page is given to the guest only if its run of
+    // pages has the sum that it had when they were made, and is as unreadable otherwise. Empty:
+    // nothing is compared.
+    std::string checksums = {};
     // Note which pages are touched, for SaveWorkingSet().
     bool record = false;
   };
   static constexpr unsigned kMaxEagerThreads = 64;
 
   // Opens a userfaultfd and starts the fault thread. FailedPrecondition: this process may not, or
-  // this kernel cannot. Without `source`, pages are read from the snapshot; with it (tests), from
-  // there; it outlives the loader.
+  // this kernel cannot, or the checksums are of another snapshot; DataLoss: they are damaged.
+  // Without `source`, pages are read from the snapshot; with it (tests), from there; it outlives the
+  // loader.
   static absl::StatusOr<std::unique_ptr<SnapshotLoader>> Create(std::shared_ptr<Snapshot> snapshot,
                                                                 const Options& options,
                                                                 const PageSource* source = nullptr);
@@ -179,7 +185,8 @@ class SnapshotLoader {
 
  private:
   SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options& options,
-                 const PageSource* source, std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
+                 const PageSource* source, std::optional<BoundChecksums> checksums,
+                 std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
   absl::StatusOr<uint64_t> CheckMapping(const SnapshotBlock& stored,
                                         const BlockMapping& mapping) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -200,6 +207,10 @@ class SnapshotLoader {
   LoadProgress progress_;
   InstallGate gate_;
   const std::unique_ptr<VmStop> vm_stop_;
+  // Constant after construction, nothing without checksums.
+  const std::optional<BoundChecksums> checksums_;
+  const std::optional<CheckedSource> checked_demand_;
+  const std::optional<CheckedSource> checked_bulk_;
   ReadPacer pacer_;
   RamMap map_;
   std::atomic<bool> abandoned_{false};

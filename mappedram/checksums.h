@@ -132,6 +132,9 @@ class CheckedSource : public PageSource {
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
     source_.Prefetch(block, offset, length);
   }
+  bool IsCached(size_t block, uint64_t offset, uint64_t length) const override {
+    return source_.IsCached(block, offset, length);
+  }
 
  private:
   const PageSource& source_;

@@ -776,6 +776,9 @@ static void test_working_set(void) {
   CHECK(ramjet_save_working_set(load, path) == 0); /* says the same */
   ramjet_close(load);
 
+  options.checksums = path; /* which holds something else */
+  CHECK_ERROR(EINVAL, ramjet_open(path_of("guest.mr"), &options, &load));
+  options.checksums = NULL;
   options.working_set = path;
   CHECK_ERROR(EINVAL, ramjet_open(path_of("guest.mr"), &options, &load));
   options.flags = 0;

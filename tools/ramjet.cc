@@ -233,6 +233,11 @@ int main(int argc, char** argv) {
          "snapshot or damaged")
       ->type_name("FILE")
       ->excludes(record);
+  run->add_option("--checksums", run_options.checksums,
+                  "Give the guest no page that has changed since FILE was made by ramjet checksum; "
+                  "such a\npage is as unreadable. Of another snapshot or damaged, QEMU loads by "
+                  "itself, and says so")
+      ->type_name("FILE");
   run->footer(kRunFooter);
 
   CLI::App* const save = app.add_subcommand("save", kSaveDescription);

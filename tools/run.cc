@@ -90,7 +90,8 @@ int RunEmulator(const RunOptions& options) {
   setenv(kRecordForVariable, absl::StrCat(options.record_seconds).c_str(), 1);
   for (const auto& [variable, path] : {std::pair(kStatsVariable, options.stats_path),
                                        std::pair(kRecordVariable, options.record_path),
-                                       std::pair(kWorkingSetVariable, options.working_set)}) {
+                                       std::pair(kWorkingSetVariable, options.working_set),
+                                       std::pair(kChecksumsVariable, options.checksums)}) {
     if (!SetPath(variable, path)) return 1;
   }
   // No old file may pass for the new run's.

@@ -18,6 +18,7 @@ struct RunOptions {
   std::string record_path;         // where the working set goes; empty: nothing is recorded
   double record_seconds = 5;
   std::string working_set;           // whose pages are loaded first; empty: none
+  std::string checksums;             // that pages must have; empty: none are compared
   std::vector<std::string> command;  // the emulator and its arguments
 };
 

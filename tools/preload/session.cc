@@ -179,6 +179,7 @@ absl::Status Session::StartLoader() {
                                          .eager_threads = settings_.eager_threads,
                                          .eager_bytes_per_s = settings_.eager_bytes_per_s,
                                          .working_set = settings_.working_set,
+                                         .checksums = settings_.checksums,
                                          .record = !settings_.record_path.empty()});
   if (!loader.ok()) return loader.status();
   loader_ = *std::move(loader);

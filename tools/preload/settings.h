@@ -21,6 +21,7 @@ inline constexpr char kDirectVariable[] = "RAMJET_DIRECT";         // "auto", "o
 inline constexpr char kRecordVariable[] = "RAMJET_RECORD";         // an absolute path
 inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";  // seconds; 5 by default
 inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";  // an absolute path
+inline constexpr char kChecksumsVariable[] = "RAMJET_CHECKSUMS";     // an absolute path
 
 struct Settings {
   std::string stats_path;  // empty: none wanted
@@ -31,6 +32,7 @@ struct Settings {
   std::string record_path;  // empty: nothing is recorded
   double record_seconds = 5;
   std::string working_set;  // empty: none
+  std::string checksums;    // empty: none
 
   static Settings FromEnvironment() {
     Settings settings;
@@ -52,6 +54,7 @@ struct Settings {
       std::from_chars(seconds, seconds + std::strlen(seconds), settings.record_seconds);
     }
     if (const char* path = std::getenv(kWorkingSetVariable)) settings.working_set = path;
+    if (const char* path = std::getenv(kChecksumsVariable)) settings.checksums = path;
     return settings;
   }
 };
