@@ -10,9 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "loader/indexed_buffers.h"
 #include "loader/thread.h"
@@ -37,11 +35,9 @@ std::string Describe(const std::string& name, uint32_t instance_id) {
 std::string Describe(const DeviceId& device) { return Describe(device.name, device.instance_id); }
 
 absl::Status Annotate(const DeviceId& device, const absl::Status& status) {
-  absl::Status annotated(status.code(), absl::StrCat(Describe(device), ": ", status.message()));
-  status.ForEachPayload([&](absl::string_view type_url, const absl::Cord& payload) {
-    annotated.SetPayload(type_url, payload);
-  });
-  return annotated;
+  // raw_code(): those of a loader's own go through, too.
+  return absl::Status(static_cast<absl::StatusCode>(status.raw_code()),
+                      absl::StrCat(Describe(device), ": ", status.message()));
 }
 
 // A device to load.
@@ -231,7 +227,7 @@ absl::Status DevicesLoad::MakeBuffers(Job& job) {
   job.buffer_count = size / loader.buffer_bytes + (size % loader.buffer_bytes == 0 ? 0 : 1);
   absl::StatusOr<std::unique_ptr<IndexedBuffers>> buffers = IndexedBuffers::Create(
       {.count = job.buffer_count,
-       .limit_bytes = options_.queue_bytes,
+       .limit_bytes = 0,  // whoever has read too early waits, for it need not read the next
        .producers = 1,
        .any_order = loader.any_order},
       [&job](uint64_t index, absl::Span<const uint8_t> bytes) {
@@ -341,7 +337,7 @@ void DevicesLoad::ReadBuffers(Job& job) {
     }
     if (!status.ok()) break;
   }
-  job.buffers->EndProducer();
+  (void)job.buffers->EndProducer();  // whoever waits for the whole gets the error
 }
 
 void DevicesLoad::MakeReady(size_t index) {

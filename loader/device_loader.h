@@ -58,9 +58,10 @@ struct DeviceLoader {
   std::function<absl::Status(const DeviceState&)> load = nullptr;
 
   // The state in buffers of `buffer_bytes`, the last of which may be shorter. `bytes` lies at
-  // `offset` in the state, and is valid during the call. The next buffers are read during the call,
-  // so this is for a state that is large. In order, one call at a time, though not by one thread;
-  // but with any_order concurrently and in any order.
+  // `offset` in the state, and is valid during the call. The next buffer is read meanwhile, so this
+  // is for a state that is large; two buffers are all the memory that it takes. In order, one call
+  // at a time, though not by one thread; but with any_order up to four at the same time, in any
+  // order.
   std::function<absl::Status(const DeviceState&, uint64_t offset, absl::Span<const uint8_t> bytes)>
       load_buffer = nullptr;
   uint64_t buffer_bytes = uint64_t{1} << 20;
@@ -76,9 +77,6 @@ struct LoadDevicesOptions {
   // Loaders that run at the same time: 1 to 64; 0: one for each device, up to 16. Most of them wait
   // for a device, not for a processor.
   unsigned threads = 0;
-  // Of each device that is loaded in buffers: what of it is read and not yet loaded, and cannot be
-  // loaded because an earlier buffer is not. Besides it each thread has one buffer.
-  uint64_t queue_bytes = uint64_t{64} << 20;
   // Called for each device of the snapshot that nobody loads, before any loader is. Without it such
   // a device is an error: a guest that lacks the state of a device is not the one that was saved.
   std::function<void(const DeviceSection&)> on_unclaimed = nullptr;
@@ -97,7 +95,7 @@ struct LoadDevicesOptions {
 //
 // The first loader that fails ends it: those that have not begun never begin, those that run are
 // told by cancelled(), and waited for. Its error is returned, with the device's name and instance
-// in front of the message, and its payloads.
+// in front of the message; raw_code() is as it was.
 //
 // Threads: may be called from any, also several times at once, as long as no loader does.
 absl::Status LoadDevices(const Snapshot& snapshot, absl::Span<const DeviceLoader> loaders,

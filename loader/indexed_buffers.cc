@@ -41,13 +41,23 @@ absl::Status IndexedBuffers::Put(uint64_t index, absl::Span<const uint8_t> bytes
   waiting_.erase(index);
   if (!failure_.ok()) return failure_;
   if (index == next_) {
-    ConsumeInOrder(bytes);
+    consuming_ = true;
+    Consume(index, bytes);
+    ++next_;
+    ConsumeQueue();
     return failure_;
   }
   queued_bytes_ += cost;
   max_queued_bytes_ = std::max(max_queued_bytes_, queued_bytes_);
-  queue_.emplace(index, std::vector<uint8_t>(bytes.begin(), bytes.end()));
-  return absl::OkStatus();
+  queue_.emplace(index, std::nullopt);
+  // Its place is taken, so nobody else has to wait for the copying.
+  mu_.Unlock();
+  std::vector<uint8_t> copy(bytes.begin(), bytes.end());
+  mu_.Lock();
+  if (!failure_.ok()) return failure_;  // and the queue is gone
+  queue_.find(index)->second = std::move(copy);
+  if (index == next_ && !consuming_) ConsumeQueue();  // its turn has come meanwhile
+  return failure_;
 }
 
 absl::Status IndexedBuffers::CheckNew(uint64_t index) const {
@@ -95,17 +105,16 @@ void IndexedBuffers::Consume(uint64_t index, absl::Span<const uint8_t> bytes) {
   if (!consumed.ok()) (void)Fail(consumed);
 }
 
-// Buffer next_, and those of the queue that follow it without a gap.
-void IndexedBuffers::ConsumeInOrder(absl::Span<const uint8_t> bytes) {
+// Those of the queue that come next, without a gap.
+void IndexedBuffers::ConsumeQueue() {
   consuming_ = true;
-  Consume(next_, bytes);
-  ++next_;
-  while (failure_.ok() && !queue_.empty() && queue_.begin()->first == next_) {
+  while (failure_.ok() && !queue_.empty() && queue_.begin()->first == next_ &&
+         queue_.begin()->second.has_value()) {
     // Its memory counts until it is gone.
     auto early = queue_.extract(queue_.begin());
-    Consume(next_, early.mapped());
+    Consume(next_, *early.mapped());
     ++next_;
-    queued_bytes_ -= early.mapped().size() + kEntryBytes;
+    queued_bytes_ -= early.mapped()->size() + kEntryBytes;
   }
   consuming_ = false;
 }
@@ -117,17 +126,17 @@ bool IndexedBuffers::AddProducer() {
   return true;
 }
 
-void IndexedBuffers::EndProducer() {
+absl::Status IndexedBuffers::EndProducer() {
   absl::MutexLock lock(&mu_);
   --producers_;
   FailIfStuck();
-  if (producers_ > 0 || consumed_ == options_.count) return;
+  if (producers_ > 0 || consumed_ == options_.count) return failure_;
   uint64_t missing = next_;
   if (options_.any_order) {
     missing = static_cast<uint64_t>(std::find(came_.begin(), came_.end(), false) - came_.begin());
   }
-  (void)Fail(absl::DataLossError(absl::StrCat("buffer ", missing, " never came: ", consumed_,
-                                              " of ", options_.count, " could be loaded")));
+  return Fail(absl::DataLossError(absl::StrCat("buffer ", missing, " never came: ", consumed_,
+                                               " of ", options_.count, " could be loaded")));
 }
 
 absl::Status IndexedBuffers::Wait() {

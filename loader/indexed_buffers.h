@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -18,8 +19,8 @@ namespace ramjet {
 
 // Hands buffers 0 to count - 1 to one consumer, in that order or, if it does not care, as they
 // come. What is early is copied to a queue of limited size; whoever would exceed it waits. The
-// buffer that is next never waits, for it goes straight from the producer's memory to the consumer:
-// so the limit is never exceeded, and an order that can be served is served.
+// buffer that is next never waits, for it goes straight from the producer's memory to the consumer,
+// so the limit is never exceeded.
 //
 //   absl::StatusOr<std::unique_ptr<IndexedBuffers>> buffers = IndexedBuffers::Create(
 //       {.count = 100, .limit_bytes = 64 << 20, .producers = 2}, consume);
@@ -27,12 +28,14 @@ namespace ramjet {
 //                               (*buffers)->EndProducer();
 //   ... whoever needs all of it: absl::Status complete = (*buffers)->Wait();
 //
-// It knows how many producers there are, so that an order that cannot be served is an error and no
-// deadlock: if all that are left wait with buffers that are too early, nobody can bring the next.
+// Where each producer brings its own buffers in ascending order, any limit will do: the one who has
+// the next is never kept from bringing it. Otherwise a queue may be too small, as its place goes to
+// whoever comes first. That is an error and no deadlock, for it is known how many producers there
+// are: if all that are left wait with buffers that are too early, nobody can bring the next.
 //
 // Errors end the whole: every call that waits, and every later one, returns the first. DataLoss: an
-// index that is too high, that came before, or that nobody has brought, and the order described
-// above is ResourceExhausted. The consumer's error is passed on as it is.
+// index that is too high, that came before, or that nobody has brought. ResourceExhausted: the
+// queue is too small, as said above. The consumer's error is passed on as it is.
 //
 // Threads: every method may be called concurrently; the consumer must not call any.
 class IndexedBuffers {
@@ -61,7 +64,8 @@ class IndexedBuffers {
 
   // One more producer; false: the last has ended, and there is nothing to bring.
   bool AddProducer() ABSL_LOCKS_EXCLUDED(mu_);
-  void EndProducer() ABSL_LOCKS_EXCLUDED(mu_);
+  // Returns the first error so far.
+  absl::Status EndProducer() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Waits until all producers have ended. OK: all was consumed.
   absl::Status Wait() ABSL_LOCKS_EXCLUDED(mu_);
@@ -79,7 +83,7 @@ class IndexedBuffers {
   bool MayPass(uint64_t index, uint64_t cost) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FailIfStuck() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Consume(uint64_t index, absl::Span<const uint8_t> bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ConsumeInOrder(absl::Span<const uint8_t> bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ConsumeQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
   const Options options_;
@@ -92,7 +96,8 @@ class IndexedBuffers {
   std::vector<bool> came_ ABSL_GUARDED_BY(mu_);  // any order: by index
   uint64_t consumed_ ABSL_GUARDED_BY(mu_) = 0;
   bool consuming_ ABSL_GUARDED_BY(mu_) = false;  // in order: somebody consumes buffer next_
-  std::map<uint64_t, std::vector<uint8_t>> queue_ ABSL_GUARDED_BY(mu_);
+  // By index; no bytes yet: somebody copies them.
+  std::map<uint64_t, std::optional<std::vector<uint8_t>>> queue_ ABSL_GUARDED_BY(mu_);
   uint64_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t max_queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<uint64_t, uint64_t> waiting_ ABSL_GUARDED_BY(mu_);  // index to cost of who is in Put()

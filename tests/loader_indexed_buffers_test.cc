@@ -60,7 +60,7 @@ class Consumed {
 TEST(IndexedBuffers, WhatComesInOrderIsNotQueued) {
   Consumed consumed({.count = 3});
   for (const uint64_t index : {0, 1, 2}) EXPECT_TRUE(consumed.Put(index).ok());
-  consumed.buffers->EndProducer();
+  (void)consumed.buffers->EndProducer();
   EXPECT_TRUE(consumed.buffers->Wait().ok());
   EXPECT_THAT(consumed.indexes, ElementsAre(0, 1, 2));
   EXPECT_EQ(consumed.buffers->max_queued_bytes(), 0);
@@ -87,10 +87,10 @@ TEST(IndexedBuffers, WhoWouldExceedTheLimitWaits) {
   std::thread other([&] {
     EXPECT_TRUE(consumed.Put(1).ok());
     put.Notify();
-    consumed.buffers->EndProducer();
+    (void)consumed.buffers->EndProducer();
   });
   EXPECT_TRUE(consumed.Put(0).ok());
-  consumed.buffers->EndProducer();
+  (void)consumed.buffers->EndProducer();
   EXPECT_TRUE(consumed.buffers->Wait().ok());
   other.join();
   EXPECT_THAT(consumed.indexes, ElementsAre(0, 1, 2, 3));
@@ -119,7 +119,7 @@ void ExpectLimitHolds(const std::vector<uint64_t>& arrival, uint64_t queue_lengt
       begun.Notify();
       EXPECT_TRUE(consumed.Put(index).ok());
       accepted.fetch_add(1);
-      consumed.buffers->EndProducer();
+      (void)consumed.buffers->EndProducer();
     });
     begun.WaitForNotification();
   }
@@ -159,7 +159,7 @@ TEST(IndexedBuffers, ManyBuffersOfAFewProducers) {
       for (uint64_t index = i; index < kCount; index += kProducers) {
         EXPECT_TRUE(consumed.Put(index).ok());
       }
-      consumed.buffers->EndProducer();
+      (void)consumed.buffers->EndProducer();
     });
   }
   EXPECT_TRUE(consumed.buffers->Wait().ok());
@@ -172,10 +172,10 @@ TEST(IndexedBuffers, BufferLargerThanTheLimitWaitsForItsTurn) {
   Consumed consumed({.count = 2, .limit_bytes = kBytes - 1, .producers = 2});
   std::thread other([&] {
     EXPECT_TRUE(consumed.Put(1).ok());
-    consumed.buffers->EndProducer();
+    (void)consumed.buffers->EndProducer();
   });
   EXPECT_TRUE(consumed.Put(0).ok());
-  consumed.buffers->EndProducer();
+  (void)consumed.buffers->EndProducer();
   EXPECT_TRUE(consumed.buffers->Wait().ok());
   other.join();
   EXPECT_THAT(consumed.indexes, ElementsAre(0, 1));
@@ -207,9 +207,9 @@ TEST(IndexedBuffers, LastProducerThatEndsLeavesNobodyWaiting) {
   Consumed consumed({.count = 5, .producers = 2});
   std::thread other([&] {
     EXPECT_THAT(consumed.Put(1), StatusIs(absl::StatusCode::kResourceExhausted, "buffer 0 is"));
-    consumed.buffers->EndProducer();
+    (void)consumed.buffers->EndProducer();
   });
-  consumed.buffers->EndProducer();
+  (void)consumed.buffers->EndProducer();
   EXPECT_FALSE(consumed.buffers->Wait().ok());
   other.join();
 }
@@ -238,9 +238,9 @@ TEST(IndexedBuffers, BuffersThatNeverComeAreAnError) {
     Consumed consumed({.count = 4, .limit_bytes = 9 * kCost, .any_order = any_order});
     EXPECT_TRUE(consumed.Put(0).ok());
     EXPECT_TRUE(consumed.Put(3).ok());
-    consumed.buffers->EndProducer();
-    EXPECT_THAT(consumed.buffers->Wait(),
-                StatusIs(absl::StatusCode::kDataLoss, "buffer 1 never came"));
+    const auto never_came = StatusIs(absl::StatusCode::kDataLoss, "buffer 1 never came");
+    EXPECT_THAT(consumed.buffers->EndProducer(), never_came);
+    EXPECT_THAT(consumed.buffers->Wait(), never_came);
   }
 }
 
@@ -272,7 +272,7 @@ TEST(IndexedBuffers, AnyOrderIsConsumedAsItComesAtTheSameTime) {
                                               });
   const auto produce = [&buffers](uint64_t index) {
     EXPECT_TRUE((*buffers)->Put(index, Content(index)).ok());
-    (*buffers)->EndProducer();
+    (void)(*buffers)->EndProducer();
   };
   std::thread other(produce, 1);
   produce(0);
@@ -284,8 +284,8 @@ TEST(IndexedBuffers, AnyOrderIsConsumedAsItComesAtTheSameTime) {
 TEST(IndexedBuffers, ProducersCanBeAddedUntilTheLastHasEnded) {
   Consumed consumed({.count = 0});
   EXPECT_TRUE(consumed.buffers->AddProducer());
-  consumed.buffers->EndProducer();
-  consumed.buffers->EndProducer();
+  (void)consumed.buffers->EndProducer();
+  (void)consumed.buffers->EndProducer();
   EXPECT_FALSE(consumed.buffers->AddProducer());
   EXPECT_TRUE(consumed.buffers->Wait().ok());
 }
