@@ -74,7 +74,7 @@ struct DeviceLoader {
 };
 
 struct LoadDevicesOptions {
-  // Loaders that run at the same time: 1 to 64; 0: one for each device, up to 16. Most of them wait
+  // 1 to 64; 0: one for each device, two for one that comes in buffers, up to 16. Most of them wait
   // for a device, not for a processor.
   unsigned threads = 0;
   // Called for each device of the snapshot that nobody loads, before any loader is. Without it such

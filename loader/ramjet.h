@@ -272,7 +272,8 @@ struct ramjet_device_loader {
 
 struct ramjet_load_devices_options {
   uint64_t size; /* of this struct */
-  /* Loaders that run at the same time: 1 to 64; 0: one for each device, up to 16. */
+  /* 1 to 64; 0: one for each device, two for one that comes in buffers, up to 16. Most of them wait
+   * for a device, not for a processor. */
   uint32_t threads;
   uint32_t reserved; /* 0 */
   /* Called for each device of the snapshot that has no loader, before any loader is; NULL: such a
