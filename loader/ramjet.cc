@@ -20,13 +20,17 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "loader/device_loader.h"
+#include "loader/indexed_buffers.h"
 #include "loader/snapshot_loader.h"
 #include "loader/stats_json.h"
 #include "mappedram/file.h"
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
+#include "mappedram/snapshot_description.h"
 #include "mappedram/snapshot_writer.h"
 #include "mappedram/stream_parts.h"
 #include "mappedram/zero_scan.h"
@@ -35,6 +39,13 @@ struct ramjet_handle {
   std::shared_ptr<ramjet::Snapshot> snapshot;
   std::unique_ptr<ramjet::SnapshotLoader> loader;  // nullptr: RAMJET_NOT_LAZY
 };
+
+struct ramjet_buffers {
+  std::unique_ptr<ramjet::IndexedBuffers> buffers;
+};
+
+// Never defined: a ramjet_device_state is a DeviceState of ours.
+struct ramjet_device_state;
 
 namespace ramjet {
 namespace {
@@ -184,6 +195,88 @@ bool ReadSafely(const uint8_t* from, absl::Span<uint8_t> to) {
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(to.size());
 }
 
+// What a function of the caller's has returned. Its number goes through as it is, as a code that
+// Abseil has none of. (A payload would do, too; but absl::Cord cannot be linked without a symbol
+// that the shared library would export.)
+constexpr int kFirstErrnoCode = 1 << 16;
+
+absl::Status StatusOf(absl::string_view whose, int returned) {
+  if (returned >= 0) return absl::OkStatus();
+  const int error = -std::max(returned, -4095);  // as high as the kernel's go
+  const std::string why = LastError();  // of this thread: what the function was told, if anything
+  return absl::Status(static_cast<absl::StatusCode>(kFirstErrnoCode + error),
+                      absl::StrCat(whose, " has returned -", error, " (", std::strerror(error), ")",
+                                   why.empty() ? "" : ": ", why));
+}
+
+// Result() of what may be a StatusOf().
+int ResultOfCallbacks(const absl::Status& status) {
+  if (status.raw_code() < kFirstErrnoCode) return Result(status);
+  return Fail(status.raw_code() - kFirstErrnoCode, std::string(status.message()));
+}
+
+const ramjet_device_state* Opaque(const DeviceState& state) {
+  return reinterpret_cast<const ramjet_device_state*>(&state);
+}
+
+const DeviceState& Transparent(const ramjet_device_state* state) {
+  return *reinterpret_cast<const DeviceState*>(state);
+}
+
+ramjet_device_info InfoOf(const DeviceSection& device) {
+  return {.size = sizeof(ramjet_device_info),
+          .name = device.name.c_str(),
+          .instance_id = device.instance_id,
+          .version_id = device.version_id,
+          .length = device.size};
+}
+
+int GetInfo(const DeviceSection& device, ramjet_device_info* info) {
+  ramjet_device_info known = InfoOf(device);
+  known.size = info->size;
+  std::memcpy(info, &known, std::min<uint64_t>(info->size, sizeof(known)));
+  return 0;
+}
+
+absl::StatusOr<DeviceLoader> ReadDeviceLoader(const ramjet_device_loader& given) {
+  if (given.name == nullptr) return absl::InvalidArgumentError("a device loader's name is NULL");
+  if ((given.flags & ~(RAMJET_DEVICE_OPTIONAL | RAMJET_DEVICE_ANY_ORDER)) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device \"", given.name, "\": flags ", given.flags, " are not known"));
+  }
+  if (given.after == nullptr && given.after_count > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("device \"", given.name, "\": after is NULL"));
+  }
+  DeviceLoader loader{.device = {given.name, given.instance_id},
+                      .any_order = (given.flags & RAMJET_DEVICE_ANY_ORDER) != 0,
+                      .optional = (given.flags & RAMJET_DEVICE_OPTIONAL) != 0};
+  if (given.load != nullptr) {
+    loader.load = [load = given.load, opaque = given.opaque](const DeviceState& state) {
+      LastError().clear();
+      return StatusOf("its loader", load(opaque, Opaque(state)));
+    };
+  }
+  if (given.load_buffer != nullptr) {
+    loader.load_buffer = [load_buffer = given.load_buffer, opaque = given.opaque](
+                             const DeviceState& state, uint64_t offset,
+                             absl::Span<const uint8_t> bytes) {
+      LastError().clear();
+      return StatusOf("its loader",
+                      load_buffer(opaque, Opaque(state), offset, bytes.data(), bytes.size()));
+    };
+  }
+  if (given.buffer_bytes != 0) loader.buffer_bytes = given.buffer_bytes;
+  for (uint64_t i = 0; i < given.after_count; ++i) {
+    const ramjet_device_id& before = given.after[i];
+    if (before.name == nullptr || before.reserved != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("device \"", given.name, "\": after[", i,
+                                                     "] has no name, or reserved is not 0"));
+    }
+    loader.after.push_back({before.name, before.instance_id});
+  }
+  return loader;
+}
+
 // A block's memory, some of which may be poisoned.
 class SafeMemory : public RamSource {
  public:
@@ -300,14 +393,7 @@ int ramjet_get_device(const ramjet_handle* load, uint64_t index, ramjet_device_i
     return Fail(ENOENT, absl::StrCat("there is no device ", index, ": the snapshot has ",
                                      ramjet_device_count(load)));
   }
-  const ramjet::DeviceSection& device = load->snapshot->description().devices[index];
-  const ramjet_device_info known{.size = info->size,
-                                 .name = device.name.c_str(),
-                                 .instance_id = device.instance_id,
-                                 .version_id = device.version_id,
-                                 .length = device.size};
-  std::memcpy(info, &known, std::min<uint64_t>(info->size, sizeof(known)));
-  return 0;
+  return ramjet::GetInfo(load->snapshot->description().devices[index], info);
 }
 
 int64_t ramjet_read_device(const ramjet_handle* load, const char* name, uint32_t instance_id,
@@ -326,6 +412,103 @@ int64_t ramjet_read_device(const ramjet_handle* load, const char* name, uint32_t
   return Fail(ENOENT,
               absl::StrCat("the snapshot has no device \"", name, "\", instance ", instance_id));
 }
+
+int ramjet_read_device_state(const ramjet_device_state* state, uint64_t offset, void* buffer,
+                             uint64_t length) {
+  if (buffer == nullptr && length > 0) return Fail(EINVAL, "buffer is NULL");
+  const absl::Status read = ramjet::Transparent(state).Read(
+      offset, absl::MakeSpan(static_cast<uint8_t*>(buffer), length));
+  if (absl::IsOutOfRange(read)) return Fail(EINVAL, std::string(read.message()));
+  return Result(read);
+}
+
+int ramjet_get_device_state(const ramjet_device_state* state, ramjet_device_info* info) {
+  if (info == nullptr || info->size < sizeof(info->size)) return BadStruct("ramjet_device_info");
+  return ramjet::GetInfo(ramjet::Transparent(state).section(), info);
+}
+
+int ramjet_device_cancelled(const ramjet_device_state* state) {
+  return ramjet::Transparent(state).cancelled() ? 1 : 0;
+}
+
+int ramjet_load_devices(const ramjet_handle* load, const ramjet_device_loader* loaders,
+                        uint64_t count, const ramjet_load_devices_options* options) {
+  if (loaders == nullptr && count > 0) return Fail(EINVAL, "loaders is NULL");
+  const ramjet_load_devices_options defaults = RAMJET_LOAD_DEVICES_OPTIONS_INIT;
+  const auto given = Read(options == nullptr ? &defaults : options);
+  if (!given) return BadStruct("ramjet_load_devices_options");
+  if (given->reserved != 0) return Fail(EINVAL, "reserved is not 0");
+
+  std::vector<ramjet::DeviceLoader> read_loaders;
+  const auto* at = reinterpret_cast<const char*>(loaders);
+  for (uint64_t i = 0; i < count; ++i, at += loaders->size) {
+    const auto* const loader = reinterpret_cast<const ramjet_device_loader*>(at);
+    const auto known = Read(loader);
+    if (!known || loader->size != loaders->size) return BadStruct("ramjet_device_loader");
+    absl::StatusOr<ramjet::DeviceLoader> read = ramjet::ReadDeviceLoader(*known);
+    if (!read.ok()) return Result(read.status());
+    read_loaders.push_back(*std::move(read));
+  }
+  ramjet::LoadDevicesOptions read_options{.threads = given->threads};
+  if (given->unclaimed != nullptr) {
+    read_options.on_unclaimed = [&given](const ramjet::DeviceSection& device) {
+      const ramjet_device_info info = ramjet::InfoOf(device);
+      given->unclaimed(given->opaque, &info);
+    };
+  }
+  const absl::Status loaded = ramjet::LoadDevices(*load->snapshot, read_loaders, read_options);
+  return ramjet::ResultOfCallbacks(loaded);
+}
+
+int ramjet_buffers_open(const ramjet_buffers_options* options, ramjet_buffers** buffers) {
+  if (buffers == nullptr) return Fail(EINVAL, "buffers is NULL");
+  *buffers = nullptr;
+  const auto given = Read(options);
+  if (!given) return BadStruct("ramjet_buffers_options");
+  if (given->consume == nullptr) return Fail(EINVAL, "consume is NULL");
+  if ((given->flags & ~RAMJET_BUFFERS_ANY_ORDER) != 0) {
+    return Fail(EINVAL, absl::StrCat("flags ", given->flags, " are not known"));
+  }
+  if (given->producers > INT32_MAX) {
+    return Fail(EINVAL, absl::StrCat(given->producers, " producers are too many"));
+  }
+  auto created = ramjet::IndexedBuffers::Create(
+      {.count = given->count,
+       .limit_bytes = given->queue_bytes,
+       .producers = static_cast<int>(given->producers),
+       .any_order = (given->flags & RAMJET_BUFFERS_ANY_ORDER) != 0},
+      [consume = given->consume, opaque = given->opaque](uint64_t index,
+                                                         absl::Span<const uint8_t> bytes) {
+        ramjet::LastError().clear();
+        const int returned = consume(opaque, index, bytes.data(), bytes.size());
+        return ramjet::StatusOf(absl::StrCat("the consumer of buffer ", index), returned);
+      });
+  if (!created.ok()) return Result(created.status());
+  *buffers = new ramjet_buffers{*std::move(created)};
+  return 0;
+}
+
+int ramjet_buffers_put(ramjet_buffers* buffers, uint64_t index, const void* bytes,
+                       uint64_t length) {
+  if (bytes == nullptr && length > 0) return Fail(EINVAL, "bytes is NULL");
+  return ramjet::ResultOfCallbacks(
+      buffers->buffers->Put(index, {static_cast<const uint8_t*>(bytes), length}));
+}
+
+int ramjet_buffers_end(ramjet_buffers* buffers) {
+  return ramjet::ResultOfCallbacks(buffers->buffers->EndProducer());
+}
+
+int ramjet_buffers_wait(ramjet_buffers* buffers) {
+  return ramjet::ResultOfCallbacks(buffers->buffers->Wait());
+}
+
+int ramjet_buffers_cancel(ramjet_buffers* buffers) {
+  buffers->buffers->Cancel(absl::CancelledError("the buffers were cancelled"));
+  return 0;
+}
+
+void ramjet_buffers_close(ramjet_buffers* buffers) { delete buffers; }
 
 int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
   const std::optional<ramjet_block> given = Read(block);

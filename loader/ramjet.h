@@ -218,6 +218,154 @@ RAMJET_API int ramjet_get_device(const ramjet *load, uint64_t index,
 RAMJET_API int64_t ramjet_read_device(const ramjet *load, const char *name, uint32_t instance_id,
                                       void *buffer, uint64_t length);
 
+/* --- Device state, several devices at once --- */
+
+/* The state of one device while it is being loaded. Valid until the function that was given it
+ * returns. */
+typedef struct ramjet_device_state ramjet_device_state;
+
+/* Copies `length` bytes at `offset` of the state to `buffer`. Exactly these are read from the disk,
+ * with nothing ahead of them, so large pieces are better. Any thread may call it.
+ * -EINVAL: also if there is not so much. -EIO, -EILSEQ: it cannot be read. */
+RAMJET_API int ramjet_read_device_state(const ramjet_device_state *state, uint64_t offset,
+                                        void *buffer, uint64_t length);
+
+/* What it is; `name` stays valid until the handle is closed. */
+RAMJET_API int ramjet_get_device_state(const ramjet_device_state *state,
+                                       struct ramjet_device_info *info);
+
+/* 1: another device has failed, so what this one loads will not be used, and its functions may
+ * return an error at once, which nobody will see; else 0. Any thread may call it. */
+RAMJET_API int ramjet_device_cancelled(const ramjet_device_state *state);
+
+/* A device by its name, as the snapshot has it. */
+struct ramjet_device_id {
+  const char *name;
+  uint32_t instance_id;
+  uint32_t reserved; /* 0 */
+};
+
+/* Flags of a ramjet_device_loader. */
+/* The snapshot may lack the device; nothing is called then, and those after it do not wait. */
+#define RAMJET_DEVICE_OPTIONAL 1u
+/* load_buffer() takes buffers in any order, several at the same time. */
+#define RAMJET_DEVICE_ANY_ORDER 2u
+
+/* Who loads the state of a device: load() alone, or in buffers load_buffer(), after which load(),
+ * if it is not NULL, ends it. Both return 0 or a negative errno, get `opaque`, and are called by
+ * threads of the library: "ramjet-device", all signals blocked, 8 MiB of stack. They may call the
+ * functions above, and touch guest memory that is attached, for its pages come all the same. */
+struct ramjet_device_loader {
+  uint64_t size; /* of this struct */
+  const char *name;
+  uint32_t instance_id;
+  uint32_t flags; /* RAMJET_DEVICE_OPTIONAL, RAMJET_DEVICE_ANY_ORDER, or 0 */
+  int (*load)(void *opaque, const ramjet_device_state *state);
+  /* For a state that is large: buffers of buffer_bytes, the last of which may be shorter. `bytes`
+   * lies at `offset` in the state, and is valid during the call; meanwhile the next ones are read.
+   * In order, one call at a time, though not by one thread, unless RAMJET_DEVICE_ANY_ORDER. */
+  int (*load_buffer)(void *opaque, const ramjet_device_state *state, uint64_t offset,
+                     const void *bytes, uint64_t length);
+  uint64_t buffer_bytes; /* at most 1 GiB; 0: 1 MiB */
+  void *opaque;
+  /* Devices that must be complete before this one begins. Each has a loader, too. */
+  const struct ramjet_device_id *after;
+  uint64_t after_count;
+};
+#define RAMJET_DEVICE_LOADER_INIT \
+  { sizeof(struct ramjet_device_loader), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+struct ramjet_load_devices_options {
+  uint64_t size; /* of this struct */
+  /* 1 to 64; 0: one for each device, two for one that comes in buffers, up to 16. Most of them wait
+   * for a device, not for a processor. */
+  uint32_t threads;
+  uint32_t reserved; /* 0 */
+  /* Called for each device of the snapshot that has no loader, before any loader is; NULL: such a
+   * device is an error. By the calling thread; `info` is valid during the call. */
+  void (*unclaimed)(void *opaque, const struct ramjet_device_info *info);
+  void *opaque;
+};
+#define RAMJET_LOAD_DEVICES_OPTIONS_INIT \
+  { sizeof(struct ramjet_load_devices_options), 0, 0, 0, 0 }
+
+/* Has `count` loaders load their devices, and returns when all have. Each begins as soon as those
+ * that it comes after are complete, else in the order of the snapshot; guest memory, if it is
+ * attached, goes on loading meanwhile. All elements of `loaders` have the size of the first.
+ * `options` may be NULL. Not to be called by a loader.
+ * First it checks, and calls none of them if something is wrong. -EINVAL: also if a device has two
+ * loaders, comes after one without a loader, or devices wait for each other in a circle. -ENOENT:
+ * the snapshot lacks a device. -ENOTSUP: a device of the snapshot has no loader. -EILSEQ: the
+ * snapshot has a device twice.
+ * The first loader that fails ends it: those that have not begun never begin, those that run are
+ * told by ramjet_device_cancelled(), and waited for. What it has returned is returned, and
+ * ramjet_error() begins with the name and instance of its device. -EIO, -EILSEQ: a buffer cannot be
+ * read. */
+RAMJET_API int ramjet_load_devices(const ramjet *load, const struct ramjet_device_loader *loaders,
+                                   uint64_t count,
+                                   const struct ramjet_load_devices_options *options);
+
+/* --- Device state that arrives in numbered buffers --- */
+
+/* For a state that does not come from the snapshot but, say, through several connections: buffers 0
+ * to count - 1 that several threads, the producers, put in whatever order. One consumer gets them
+ * in theirs. Those that are early are copied to a queue of limited size; who would exceed it waits.
+ * The next one in order never waits, and goes straight from the producer's memory to the consumer,
+ * so the limit is never exceeded. Each producer
+ *
+ *     ramjet_buffers_put(buffers, index, bytes, length);  // for what it has, then once
+ *     ramjet_buffers_end(buffers);
+ *
+ * and whoever needs all of it, such as load() of a ramjet_device_loader, calls
+ * ramjet_buffers_wait(). Its error is then that of the device; a load() that gives up before calls
+ * ramjet_buffers_cancel(), so that the producers end, too.
+ *
+ * The first error ends the whole: every call that waits, and every later one, returns it. -EILSEQ:
+ * an index that is too high, that came before, or that nobody has put. -ENOMEM: all producers that
+ * are left wait with buffers that are too early, so that nobody can put the next: the queue is too
+ * small for this order. Where each producer puts its own in ascending order, that cannot be, and
+ * any limit will do, 0 too. -ECANCELED: by ramjet_buffers_cancel(). What the consumer has returned
+ * is returned as it is. */
+typedef struct ramjet_buffers ramjet_buffers;
+
+/* A flag: the consumer takes buffers in any order, several at the same time. None waits then. */
+#define RAMJET_BUFFERS_ANY_ORDER 1u
+
+struct ramjet_buffers_options {
+  uint64_t size;        /* of this struct */
+  uint64_t count;       /* of buffers, at most 2^24 */
+  uint64_t queue_bytes; /* the limit: of all buffers in the queue, with 128 bytes more for each */
+  uint32_t producers;   /* at least 1; each will call ramjet_buffers_end() once */
+  uint32_t flags;       /* RAMJET_BUFFERS_ANY_ORDER, or 0 */
+  /* The consumer. Called by the producers' threads, in ramjet_buffers_put(): in order, one call at
+   * a time, unless RAMJET_BUFFERS_ANY_ORDER. `bytes` are valid during the call. Returns 0 or a
+   * negative errno; must not call the functions below. */
+  int (*consume)(void *opaque, uint64_t index, const void *bytes, uint64_t length);
+  void *opaque;
+};
+#define RAMJET_BUFFERS_OPTIONS_INIT \
+  { sizeof(struct ramjet_buffers_options), 0, UINT64_C(67108864), 1, 0, 0, 0 }
+
+/* On success `*buffers` is to be freed by ramjet_buffers_close(); otherwise it is NULL. */
+RAMJET_API int ramjet_buffers_open(const struct ramjet_buffers_options *options,
+                                   ramjet_buffers **buffers);
+
+/* Returns when the buffer, which stays the caller's, is consumed or in the queue. */
+RAMJET_API int ramjet_buffers_put(ramjet_buffers *buffers, uint64_t index, const void *bytes,
+                                  uint64_t length);
+
+/* The calling producer will put no more, after an error too. Returns the first error so far. */
+RAMJET_API int ramjet_buffers_end(ramjet_buffers *buffers);
+
+/* Waits until all producers have ended. 0: all was consumed. */
+RAMJET_API int ramjet_buffers_wait(ramjet_buffers *buffers);
+
+/* Ends the whole with -ECANCELED, unless there was an error before. */
+RAMJET_API int ramjet_buffers_cancel(ramjet_buffers *buffers);
+
+/* Frees it; NULL is allowed. All producers have ended, and no other call is under way. */
+RAMJET_API void ramjet_buffers_close(ramjet_buffers *buffers);
+
 /* --- Loading --- */
 
 /* How guest memory is mapped. */

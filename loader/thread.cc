@@ -10,8 +10,6 @@
 namespace ramjet {
 namespace {
 
-constexpr size_t kStackBytes = 256 << 10;
-
 uint64_t ReadClockNs(clockid_t clock) {
   timespec now{};
   clock_gettime(clock, &now);
@@ -20,9 +18,10 @@ uint64_t ReadClockNs(clockid_t clock) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Thread>> Thread::Start(std::string name, std::function<void()> run) {
+absl::StatusOr<std::unique_ptr<Thread>> Thread::Start(std::string name, std::function<void()> run,
+                                                      size_t stack_bytes) {
   std::unique_ptr<Thread> thread(new Thread(std::move(name), std::move(run)));
-  absl::Status created = thread->Create();
+  absl::Status created = thread->Create(stack_bytes);
   if (!created.ok()) return created;
   return thread;
 }
@@ -30,15 +29,15 @@ absl::StatusOr<std::unique_ptr<Thread>> Thread::Start(std::string name, std::fun
 absl::Status Thread::StartDetached(std::string name, std::function<void()> run) {
   std::unique_ptr<Thread> thread(new Thread(std::move(name), std::move(run)));
   thread->detached_ = true;
-  absl::Status created = thread->Create();
+  absl::Status created = thread->Create(kStackBytes);
   if (created.ok()) (void)thread.release();  // Main() deletes it
   return created;
 }
 
-absl::Status Thread::Create() {
+absl::Status Thread::Create(size_t stack_bytes) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, kStackBytes);
+  pthread_attr_setstacksize(&attributes, stack_bytes);
   // A thread inherits the mask of its creator, so no signal can come between its start and a mask
   // of its own.
   sigset_t all, before;

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,12 +17,15 @@
 namespace ramjet {
 
 // Runs a function to its end; joins on destruction. All signals are blocked in it, so the host
-// program's handlers never run there, and its stack is small. Unlike std::thread, failing to start
-// is an error and not an exception.
+// program's handlers never run there, and its stack is small unless somebody else's code is to run
+// on it. Unlike std::thread, failing to start is an error and not an exception.
 class Thread {
  public:
+  static constexpr size_t kStackBytes = 256 << 10;
+
   // `name` is what `ps -T` shows: at most 15 characters.
-  static absl::StatusOr<std::unique_ptr<Thread>> Start(std::string name, std::function<void()> run);
+  static absl::StatusOr<std::unique_ptr<Thread>> Start(std::string name, std::function<void()> run,
+                                                       size_t stack_bytes = kStackBytes);
   // The same for one that nobody joins: it ends when `run` does, or with the process.
   static absl::Status StartDetached(std::string name, std::function<void()> run);
   Thread(const Thread&) = delete;
@@ -38,7 +42,7 @@ class Thread {
  private:
   Thread(std::string name, std::function<void()> run)
       : name_(std::move(name)), run_(std::move(run)) {}
-  absl::Status Create();
+  absl::Status Create(size_t stack_bytes);
   static void* Main(void* self);
 
   const std::string name_;

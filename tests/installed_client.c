@@ -83,10 +83,15 @@ static void refuse_what_is_no_snapshot(const char *directory) {
   CHECK(ramjet_open(NULL, NULL, &load) == -EINVAL);
 }
 
+static int load_timer(void *opaque, const ramjet_device_state *state) {
+  return ramjet_read_device_state(state, 0, opaque, 8);
+}
+
 static void restore(const char *path) {
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
   struct ramjet_block_info info = RAMJET_BLOCK_INFO_INIT;
   struct ramjet_block ram = RAMJET_BLOCK_INIT;
+  struct ramjet_device_loader loader = RAMJET_DEVICE_LOADER_INIT;
   ramjet *load = NULL;
   char timer[8], stats[4096];
   unsigned page;
@@ -104,6 +109,12 @@ static void restore(const char *path) {
   CHECK(ramjet_read_device(load, "timer", 0, timer, sizeof(timer)) == 8);
   CHECK(strcmp(timer, "ticking") == 0);
   CHECK(ramjet_read_device(load, "timer", 1, timer, sizeof(timer)) == -ENOENT);
+  memset(timer, 0, sizeof(timer));
+  loader.name = "timer";
+  loader.load = load_timer;
+  loader.opaque = timer;
+  CHECK(ramjet_load_devices(load, &loader, 1, NULL) == 0);
+  CHECK(strcmp(timer, "ticking") == 0);
 
   ram.idstr = "vga.vram";
   ram.host = map_guest();

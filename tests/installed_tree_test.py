@@ -155,7 +155,9 @@ class InstalledTree(unittest.TestCase):
     def test_header_alone(self):
         source = "#include <ramjet.h>\nstruct ramjet_options options = RAMJET_OPTIONS_INIT;\n" \
                  "struct ramjet_block block = RAMJET_BLOCK_INIT;\n" \
-                 "struct ramjet_block_info info = RAMJET_BLOCK_INFO_INIT;\n"
+                 "struct ramjet_block_info info = RAMJET_BLOCK_INFO_INIT;\n" \
+                 "struct ramjet_device_loader loader = RAMJET_DEVICE_LOADER_INIT;\n" \
+                 "struct ramjet_load_devices_options devices = RAMJET_LOAD_DEVICES_OPTIONS_INIT;\n"
         for compiler in C99, CXX17, CXX20, [*C99, "-std=c11"], [*CXX17, "-fno-exceptions", "-fno-rtti"]:
             output(compiler + self.pkg_config("--cflags") + ["-fsyntax-only", "-"], input=source)
 

@@ -12,6 +12,7 @@
 #include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -845,6 +846,384 @@ static void test_poisoned_memory_is_not_saved(void) {
   munmap(memory, kLength);
 }
 
+/* --- Device state, several devices at once --- */
+
+enum { kDiskBytes = 100000 };
+
+/* Block "ram" and devices "disk" with a pattern, "net" 0 and "net" 1 with one byte each. */
+static const char *save_devices(const char *name) {
+  static unsigned char disk[kDiskBytes];
+  unsigned char *memory = map_private();
+  struct ramjet_save_block block;
+  struct ramjet_save_device devices[3];
+  unsigned i;
+  memset(&block, 0, sizeof(block));
+  memset(devices, 0, sizeof(devices));
+  for (i = 0; i < kDiskBytes; ++i) disk[i] = (unsigned char)(i * 7 + i / 251);
+  for (i = 0; i < kPages; ++i) {
+    memset(memory + (size_t)i * kPageBytes, content_of(i), kPageBytes);
+  }
+  block.idstr = "ram";
+  block.host = memory;
+  block.length = kLength;
+  devices[0].name = "disk";
+  devices[0].state = disk;
+  devices[0].length = sizeof(disk);
+  devices[1].name = devices[2].name = "net";
+  devices[2].instance_id = 1;
+  devices[1].version_id = devices[2].version_id = 7;
+  devices[1].state = "A";
+  devices[2].state = "B";
+  devices[1].length = devices[2].length = 1;
+  CHECK(ramjet_save(path_of(name), &block, 1, devices, 3) == 0);
+  munmap(memory, kLength);
+  return path_of(name);
+}
+
+/* What the loaders below have done. */
+static struct {
+  pthread_mutex_t mutex;
+  unsigned char nets[2];
+  uint64_t disk_bytes;
+  int disk_ended;
+  const unsigned char *memory; /* the guest's, if it is attached */
+} loaded = {PTHREAD_MUTEX_INITIALIZER, {0, 0}, 0, 0, NULL};
+
+static int load_net(void *opaque, const ramjet_device_state *state) {
+  struct ramjet_device_info info = RAMJET_DEVICE_INFO_INIT;
+  char byte[2];
+  CHECK(opaque == &loaded);
+  CHECK_ERROR(EINVAL, ramjet_get_device_state(state, NULL));
+  CHECK(ramjet_get_device_state(state, &info) == 0);
+  CHECK(strcmp(info.name, "net") == 0 && info.version_id == 7 && info.length == 1);
+  CHECK(info.instance_id < 2);
+  CHECK_ERROR(EINVAL, ramjet_read_device_state(state, 0, NULL, 1));
+  CHECK_ERROR(EINVAL, ramjet_read_device_state(state, 0, byte, 2));
+  CHECK_ERROR(EINVAL, ramjet_read_device_state(state, 2, byte, 0));
+  CHECK(ramjet_read_device_state(state, 0, byte, 1) == 0);
+  CHECK(ramjet_device_cancelled(state) == 0);
+  if (loaded.memory != NULL) CHECK(holds(loaded.memory, 3, content_of(3)));
+  pthread_mutex_lock(&loaded.mutex);
+  if (info.instance_id == 1) CHECK(loaded.nets[0] == 'A'); /* comes after it */
+  loaded.nets[info.instance_id] = (unsigned char)byte[0];
+  pthread_mutex_unlock(&loaded.mutex);
+  return 0;
+}
+
+/* In order, one at a time: needs no lock. */
+static int load_disk_buffer(void *opaque, const ramjet_device_state *state, uint64_t offset,
+                            const void *bytes, uint64_t length) {
+  const unsigned char *content = bytes;
+  uint64_t i;
+  CHECK(opaque == &loaded && ramjet_device_cancelled(state) == 0);
+  CHECK(offset == loaded.disk_bytes && offset + length <= kDiskBytes && length <= 3000);
+  for (i = 0; i < length; ++i) {
+    CHECK(content[i] == (unsigned char)((offset + i) * 7 + (offset + i) / 251));
+  }
+  loaded.disk_bytes += length;
+  return 0;
+}
+
+static int end_disk(void *opaque, const ramjet_device_state *state) {
+  (void)opaque;
+  (void)state;
+  CHECK(loaded.disk_bytes == kDiskBytes);
+  loaded.disk_ended = 1;
+  return 0;
+}
+
+static int fail_by_itself(void *opaque, const ramjet_device_state *state) {
+  (void)opaque;
+  (void)state;
+  return -EBUSY;
+}
+
+static int fail_to_read(void *opaque, const ramjet_device_state *state) {
+  char byte;
+  (void)opaque;
+  return ramjet_read_device_state(state, 1, &byte, 1);
+}
+
+static int wait_until_cancelled(void *opaque, const ramjet_device_state *state) {
+  (void)opaque;
+  while (!ramjet_device_cancelled(state)) sched_yield();
+  return -EINTR;
+}
+
+static int must_not_be_called(void *opaque, const ramjet_device_state *state) {
+  (void)opaque;
+  (void)state;
+  fprintf(stderr, "a loader was called that must not be\n");
+  exit(1);
+}
+
+static void count_unclaimed(void *opaque, const struct ramjet_device_info *info) {
+  CHECK(info->size == sizeof(*info) && strcmp(info->name, "net") == 0 && info->length == 1);
+  ++*(int *)opaque;
+}
+
+static const struct ramjet_device_id kAfterNet0[] = {{"net", 0, 0}};
+
+/* "disk", "net" 1 and "net" 0, in that order. */
+static void make_loaders(struct ramjet_device_loader *loaders) {
+  const struct ramjet_device_loader init = RAMJET_DEVICE_LOADER_INIT;
+  int i;
+  for (i = 0; i < 3; ++i) {
+    loaders[i] = init;
+    loaders[i].name = i == 0 ? "disk" : "net";
+    loaders[i].load = load_net;
+    loaders[i].opaque = &loaded;
+  }
+  loaders[0].load_buffer = load_disk_buffer;
+  loaders[0].load = end_disk;
+  loaders[0].buffer_bytes = 3000;
+  loaders[1].instance_id = 1;
+  loaders[1].after = kAfterNet0;
+  loaders[1].after_count = 1;
+}
+
+static void load_all(const ramjet *load, const struct ramjet_load_devices_options *options) {
+  struct ramjet_device_loader loaders[3];
+  make_loaders(loaders);
+  memset(loaded.nets, 0, sizeof(loaded.nets));
+  loaded.disk_bytes = 0;
+  loaded.disk_ended = 0;
+  CHECK(ramjet_load_devices(load, loaders, 3, options) == 0);
+  CHECK(loaded.nets[0] == 'A' && loaded.nets[1] == 'B' && loaded.disk_ended);
+}
+
+static void test_load_devices(void) {
+  struct ramjet_load_devices_options options = RAMJET_LOAD_DEVICES_OPTIONS_INIT;
+  struct ramjet_options not_lazy = RAMJET_OPTIONS_INIT;
+  struct ramjet_device_loader loaders[4];
+  struct ramjet_device_id circle[] = {{"net", 1, 0}};
+  ramjet *load = NULL;
+  int unclaimed = 0;
+  not_lazy.flags = RAMJET_NOT_LAZY;
+  CHECK(ramjet_open(save_devices("devices.mr"), &not_lazy, &load) == 0);
+
+  load_all(load, NULL);
+  load_all(load, &options);
+  options.threads = 1;
+  load_all(load, &options);
+
+  /* Arguments. */
+  make_loaders(loaders);
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, NULL, 1, NULL));
+  options.threads = 65;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, &options));
+  options.threads = 0;
+  options.reserved = 1;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, &options));
+  options.reserved = 0;
+  options.size = 0;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, &options));
+  options.size = sizeof(options);
+  loaders[2].size = 0;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  make_loaders(loaders);
+  loaders[1].name = NULL;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  make_loaders(loaders);
+  loaders[1].flags = 4;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  make_loaders(loaders);
+  loaders[1].after = NULL;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  make_loaders(loaders);
+  loaders[1].load = NULL;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  make_loaders(loaders);
+  loaders[0].buffer_bytes = (UINT64_C(1) << 30) + 1;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+
+  /* Plans that cannot be, and nothing is called. */
+  make_loaders(loaders);
+  loaders[0].load_buffer = NULL;
+  loaders[0].load = loaders[1].load = loaders[2].load = must_not_be_called;
+  loaders[2].after = circle;
+  loaders[2].after_count = 1;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  CHECK(strstr(ramjet_error(), "wait for each other") != NULL);
+  circle[0].instance_id = 9;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  circle[0].name = NULL;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  loaders[2].after_count = 0;
+  CHECK_ERROR(ENOTSUP, ramjet_load_devices(load, loaders + 1, 2, NULL));
+  CHECK(strstr(ramjet_error(), "device \"disk\", instance 0 has no loader") != NULL);
+  loaders[3] = loaders[2];
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 4, NULL));
+  loaders[3].instance_id = 5;
+  CHECK_ERROR(ENOENT, ramjet_load_devices(load, loaders, 4, NULL));
+
+  /* What is not there, and what nobody wants. */
+  make_loaders(loaders);
+  loaders[1].instance_id = 5;
+  loaders[1].flags = RAMJET_DEVICE_OPTIONAL;
+  loaders[1].load = must_not_be_called;
+  loaded.disk_bytes = 0;
+  options.unclaimed = count_unclaimed;
+  options.opaque = &unclaimed;
+  CHECK(ramjet_load_devices(load, loaders, 3, &options) == 0 && unclaimed == 1);
+  CHECK(ramjet_load_devices(load, NULL, 0, NULL) == -ENOTSUP);
+
+  /* The first error is the one that is returned, and names its device. */
+  make_loaders(loaders);
+  loaders[0].load_buffer = NULL;
+  loaders[0].load = wait_until_cancelled;
+  loaders[1].load = must_not_be_called;
+  loaders[2].load = fail_by_itself;
+  CHECK_ERROR(EBUSY, ramjet_load_devices(load, loaders, 3, NULL));
+  CHECK(strstr(ramjet_error(), "device \"net\", instance 0: its loader has returned -16 (") ==
+        ramjet_error());
+  loaders[2].load = fail_to_read;
+  CHECK_ERROR(EINVAL, ramjet_load_devices(load, loaders, 3, NULL));
+  CHECK(strstr(ramjet_error(), "device \"net\", instance 0: ") == ramjet_error());
+  CHECK(strstr(ramjet_error(), "of a state of 1") != NULL);
+
+  make_loaders(loaders);
+  CHECK(truncate(path_of("devices.mr"), 0) == 0);
+  CHECK_ERROR(EILSEQ, ramjet_load_devices(load, loaders, 1, &options));
+  CHECK(strstr(ramjet_error(), "device \"disk\", instance 0: ") == ramjet_error());
+  ramjet_close(load);
+}
+
+/* Loaders touch guest memory that has not arrived. */
+static void test_load_devices_while_memory_loads(void) {
+  ramjet *load = open_load(save_devices("devices.mr"));
+  unsigned char *memory = map_private();
+  attach(load, memory);
+  loaded.memory = memory;
+  load_all(load, NULL);
+  loaded.memory = NULL;
+  CHECK_ERROR(ETIMEDOUT, ramjet_wait(load, 0));
+  CHECK(ramjet_start_eager(load) == 0 && ramjet_wait(load, -1) == 0);
+  ramjet_close(load);
+  munmap(memory, kLength);
+}
+
+/* --- Device state that arrives in numbered buffers --- */
+
+enum { kBuffers = 8 };
+
+static int take_buffer(void *opaque, uint64_t index, const void *bytes, uint64_t length) {
+  uint64_t *const next = opaque;
+  CHECK(length == 100 && *(const unsigned char *)bytes == index);
+  CHECK(index == *next);
+  ++*next;
+  return index == 6 ? -EBUSY : 0;
+}
+
+static int put_buffer(ramjet_buffers *buffers, uint64_t index) {
+  unsigned char bytes[100];
+  memset(bytes, (int)index, sizeof(bytes));
+  return ramjet_buffers_put(buffers, index, bytes, sizeof(bytes));
+}
+
+/* One of two producers: its buffers are in the worst order. */
+static void *put_odd_buffers(void *buffers) {
+  CHECK(put_buffer(buffers, 5) == 0);
+  CHECK(put_buffer(buffers, 3) == 0);
+  CHECK(put_buffer(buffers, 1) == 0);
+  CHECK(ramjet_buffers_end(buffers) == 0);
+  return NULL;
+}
+
+static int load_from_buffers(void *opaque, const ramjet_device_state *state) {
+  (void)state;
+  return ramjet_buffers_wait(opaque);
+}
+
+static void test_buffers(void) {
+  struct ramjet_buffers_options options = RAMJET_BUFFERS_OPTIONS_INIT;
+  struct ramjet_options not_lazy = RAMJET_OPTIONS_INIT;
+  struct ramjet_device_loader loader = RAMJET_DEVICE_LOADER_INIT;
+  ramjet_buffers *buffers = NULL;
+  ramjet *load = NULL;
+  uint64_t next = 0, index;
+  pthread_t other;
+  options.count = 6;
+  options.queue_bytes = 4 * (100 + 128); /* 2 and 4 of one producer, 5 and 3 of the other */
+  options.producers = 2;
+  options.consume = take_buffer;
+  options.opaque = &next;
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(NULL, &buffers));
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(&options, NULL));
+  options.consume = NULL;
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(&options, &buffers));
+  options.consume = take_buffer;
+  options.flags = 2;
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(&options, &buffers));
+  options.flags = 0;
+  options.producers = 0;
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(&options, &buffers));
+  options.producers = UINT32_MAX;
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(&options, &buffers));
+  options.producers = 2;
+  options.count = (1 << 24) + 1;
+  CHECK_ERROR(EINVAL, ramjet_buffers_open(&options, &buffers));
+  CHECK(buffers == NULL);
+  options.count = 6;
+
+  /* A device waits for what two threads put. */
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  CHECK_ERROR(EINVAL, ramjet_buffers_put(buffers, 0, NULL, 1));
+  CHECK(pthread_create(&other, NULL, put_odd_buffers, buffers) == 0);
+  for (index = 0; index < 6; index += 2) CHECK(put_buffer(buffers, index) == 0);
+  CHECK(ramjet_buffers_end(buffers) == 0);
+  not_lazy.flags = RAMJET_NOT_LAZY;
+  CHECK(ramjet_open(save_as("guest.mr"), &not_lazy, &load) == 0);
+  loader.name = "timer";
+  loader.instance_id = 3;
+  loader.load = load_from_buffers;
+  loader.opaque = buffers;
+  CHECK(ramjet_load_devices(load, &loader, 1, NULL) == 0 && next == 6);
+  CHECK(pthread_join(other, NULL) == 0);
+  ramjet_buffers_close(buffers);
+
+  /* The consumer's own error, and then the device's. */
+  next = 0;
+  options.count = kBuffers;
+  options.producers = 1;
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  for (index = 0; index < 6; ++index) CHECK(put_buffer(buffers, index) == 0);
+  CHECK_ERROR(EBUSY, put_buffer(buffers, 6));
+  CHECK(strstr(ramjet_error(), "the consumer of buffer 6 has returned -16 (") != NULL);
+  CHECK_ERROR(EBUSY, put_buffer(buffers, 7));
+  CHECK_ERROR(EBUSY, ramjet_buffers_end(buffers));
+  loader.opaque = buffers;
+  CHECK_ERROR(EBUSY, ramjet_load_devices(load, &loader, 1, NULL));
+  CHECK(strstr(ramjet_error(), "device \"timer\", instance 3: ") == ramjet_error());
+  CHECK(strstr(ramjet_error(), "the consumer of buffer 6") != NULL);
+  ramjet_buffers_close(buffers);
+  ramjet_close(load);
+
+  /* What is twice there, too high, missing, in an order that cannot be, or no longer wanted. */
+  next = 0;
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  CHECK(put_buffer(buffers, 0) == 0);
+  CHECK_ERROR(EILSEQ, put_buffer(buffers, 0));
+  CHECK_ERROR(EILSEQ, ramjet_buffers_end(buffers));
+  ramjet_buffers_close(buffers);
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  CHECK_ERROR(EILSEQ, put_buffer(buffers, kBuffers));
+  ramjet_buffers_close(buffers);
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  CHECK_ERROR(EILSEQ, ramjet_buffers_end(buffers));
+  CHECK_ERROR(EILSEQ, ramjet_buffers_wait(buffers));
+  ramjet_buffers_close(buffers);
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  for (index = 7; index > 3; --index) CHECK(put_buffer(buffers, index) == 0);
+  CHECK_ERROR(ENOMEM, put_buffer(buffers, 3));
+  ramjet_buffers_close(buffers);
+  CHECK(ramjet_buffers_open(&options, &buffers) == 0);
+  CHECK(ramjet_buffers_cancel(buffers) == 0);
+  CHECK_ERROR(ECANCELED, put_buffer(buffers, 0));
+  ramjet_buffers_close(buffers);
+  ramjet_buffers_close(NULL);
+}
+
 int main(void) {
   ramjet *load = NULL;
   /* Not the test's own temporary directory, which `nobody` may be kept out of. */
@@ -861,6 +1240,8 @@ int main(void) {
   test_errors_are_of_their_thread();
   test_open_without_permission();
   test_plain_load();
+  test_load_devices();
+  test_buffers();
 
   if (ramjet_open(save_as("guest.mr"), NULL, &load) < 0) {
     printf("SKIPPED: all loads: %s\n", ramjet_error());
@@ -871,6 +1252,7 @@ int main(void) {
   test_attach_refuses();
   test_memory_that_cannot_be_lazy();
   test_load();
+  test_load_devices_while_memory_loads();
   test_close_loads_the_rest();
   test_discard();
   test_abandon();
