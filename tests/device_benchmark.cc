@@ -30,7 +30,7 @@
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
-#include "mappedram/snapshot_writer.h"
+#include "tests/snapshot_content.h"
 
 namespace ramjet {
 namespace {
