@@ -114,8 +114,8 @@ class SnapshotLoader {
 
   // Opens a userfaultfd and starts the fault thread. FailedPrecondition: this process may not, or
   // this kernel cannot, or the checksums are of another snapshot; DataLoss: they are damaged.
-  // Without `source`, pages are read from the snapshot; with it (tests), from there; it outlives the
-  // loader.
+  // Without `source`, pages are read from the snapshot; with it (tests), from there; it outlives
+  // the loader.
   static absl::StatusOr<std::unique_ptr<SnapshotLoader>> Create(std::shared_ptr<Snapshot> snapshot,
                                                                 const Options& options,
                                                                 const PageSource* source = nullptr);

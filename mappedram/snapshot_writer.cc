@@ -319,8 +319,9 @@ absl::Status SnapshotWriter::Job::WriteExtent(size_t block, uint64_t offset, uin
     if (!written.ok()) return written;
     const PageRun pages = {offset / page_size + run.first, run.count};
     places_[block].nonzero.SetRun(pages);
-    if (!places_[block].crcs.empty())
+    if (!places_[block].crcs.empty()) {
       AddToSums(places_[block], pages, bytes.subspan(in_bytes, length));
+    }
     writer_.written_bytes_.fetch_add(length, std::memory_order_relaxed);
   }
   return absl::OkStatus();

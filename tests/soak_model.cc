@@ -14,9 +14,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "loader/replace_file.h"
-#include "mappedram/snapshot_digest.h"
 #include "loader/working_set.h"
 #include "mappedram/file.h"
+#include "mappedram/snapshot_digest.h"
 #include "tests/snapshot_content.h"
 
 namespace ramjet::soak {

@@ -132,8 +132,8 @@ TEST(Diff, PagesThatDifferAreNamedByBlock) {
   const TempFile b(BytesOf(content));
   std::string bytes = b.Read();
   const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(b.Open());
-  bytes[description->blocks[1].pages_offset + 99 * 1024 + 5] ^= 1;
-  bytes[description->blocks[1].pages_offset + 40 * 1024] = 'x';
+  bytes[description->blocks[1].pages_offset + (99 << 10) + 5] ^= 1;
+  bytes[description->blocks[1].pages_offset + (40 << 10)] = 'x';
   b.Write(bytes);
   for (const auto& [one, other] : {std::pair(&a, &b), std::pair(&b, &a)}) {
     const Result text = Ramjet(absl::StrCat("diff ", one->path(), " ", other->path()));
