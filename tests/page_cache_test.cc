@@ -63,9 +63,10 @@ TEST_F(PageCache, AllOfTheContentAndNothingElseIsWarmOrCold) {
 
 // The share was once that of the whole file, holes and all: this one could be nothing but cold.
 TEST_F(PageCache, ContentThatCannotBeDroppedIsNotCalledCold) {
-  void* const mapped = mmap(nullptr, kContentBytes, PROT_READ, MAP_SHARED, file_.get(), kContentAt);
+  // Pages that are mapped stay cached. (Sanitizers make nothing of mlock().)
+  void* const mapped =
+      mmap(nullptr, kContentBytes, PROT_READ, MAP_SHARED | MAP_POPULATE, file_.get(), kContentAt);
   ASSERT_NE(mapped, MAP_FAILED);
-  ASSERT_EQ(mlock(mapped, kContentBytes), 0) << "mapped pages stay cached";
   const absl::Status cold = SetCacheState(path_, CacheState::kCold);
   EXPECT_TRUE(absl::IsFailedPrecondition(cold)) << cold;
   EXPECT_THAT(std::string(cold.message()), HasSubstr("100% of the content of " + path_));
