@@ -14,7 +14,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <deque>
 #include <iterator>
 #include <set>
 #include <utility>
@@ -135,7 +134,7 @@ void WorkingSetThread::LoadAttached() {
     }
     // Windows hold pages that are not in the set: they are for who wants those, too.
     if (hurried_.load(std::memory_order_relaxed) && !std::exchange(looked_for_windows, true)) {
-      ClaimWindows();
+      ClaimWindows(ahead);
       LoadWindows();
     }
     while (ahead.size() < (MayHurry() ? kBatchesAhead : 1)) {
@@ -190,24 +189,28 @@ PageRun WorkingSetThread::PagesOf(const Extent& extent, const RamBlock& block) {
 // Where the content is in memory and huge pages are wanted, whole windows come, and not only their
 // pages that are in the set: that is the shorter way. All are claimed before the first is loaded,
 // for the guest would spoil them by having a page alone.
-void WorkingSetThread::ClaimWindows() {
+void WorkingSetThread::ClaimWindows(const std::deque<Batch>& ahead) {
   std::set<WindowHints::Hint> seen;
-  for (const Extent& extent : todo_) {
-    RamBlock* const block = blocks_[extent.block];
-    if (block == nullptr) continue;
-    const PageRun pages = PagesOf(extent, *block);
+  const auto claim = [&](RamBlock& block, PageRun pages) {
     PageRun window;
     for (uint64_t page = pages.first; page < pages.end(); page = window.end()) {
-      window = WindowOf(*block, page);
-      if (!block->pending(page) || !seen.insert({extent.block, window.first}).second) continue;
-      if (window.count == WindowPages(*block) && parts_.queue.huge(*block) != HugePages::kNever &&
-          parts_.loader.IsAtHand(*block, window)) {
-        parts_.queue.PutFirst({.block = block,
+      window = WindowOf(block, page);
+      if (!block.pending(page) || !seen.insert({block.index(), window.first}).second) continue;
+      if (window.count == WindowPages(block) && parts_.queue.huge(block) != HugePages::kNever &&
+          parts_.loader.IsAtHand(block, window)) {
+        parts_.queue.PutFirst({.block = &block,
                                .run = window,
                                .of_working_set = true,
-                               .claim = parts_.loader.ClaimWindow(*block, window)});
+                               .claim = parts_.loader.ClaimWindow(block, window)});
       }
     }
+  };
+  for (const Batch& batch : ahead) {
+    for (const BlockRun& run : batch) claim(*run.block, run.pages);
+  }
+  for (size_t i = next_; i < todo_.size(); ++i) {
+    RamBlock* const block = blocks_[todo_[i].block];
+    if (block != nullptr) claim(*block, PagesOf(todo_[i], *block));
   }
 }
 

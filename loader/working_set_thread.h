@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -92,7 +93,7 @@ class WorkingSetThread {
   void ReleaseTaken();
   Batch NextBatch();
   static PageRun PagesOf(const Extent& extent, const RamBlock& block);
-  void ClaimWindows();
+  void ClaimWindows(const std::deque<Batch>& ahead);
   void LoadWindows();
   Batch Joined(Batch runs) const;
   uint64_t FileOffset(const BlockRun& run) const;

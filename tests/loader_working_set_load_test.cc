@@ -355,14 +355,14 @@ class WorkingSetWindows : public ::testing::Test {
     set_ = WriteSet("windows.ws", {4, 5, 6, 7, 600, 2100});
   }
 
-  // Two threads load, the set's and the eager one.
-  void Start(bool cached) {
+  // Two threads load, the set's and the eager one; reads of `held` wait. Of one page only, for while
+  // one thread waits the other may have to wait for its turn.
+  void Start(bool cached, uint64_t held) {
     snapshot_ = OneBlockSnapshot(kPages, Content());
     source_ = std::make_unique<FaultySource>(*snapshot_);
     source_->SetCached(cached);
     source_->Hold(5);
-    source_->Hold(600);
-    source_->Hold(2100);
+    source_->Hold(held);
     auto created =
         SnapshotLoader::Create(snapshot_, {.eager_threads = 1, .working_set = set_}, source_.get());
     ASSERT_TRUE(created.ok()) << created.status();
@@ -386,8 +386,7 @@ class WorkingSetWindows : public ::testing::Test {
 };
 
 TEST_F(WorkingSetWindows, AGuestWaitsForThemWithoutSpoilingThem) {
-  Start(/*cached=*/true);
-  source_->AwaitHeld(600);
+  Start(/*cached=*/true, 2100);
   source_->AwaitHeld(2100);
   std::thread guest([&] { EXPECT_TRUE(memory_.HoldsPattern(2200)); });  // of the same window
   while (loader_->stats().in_flight == 0) std::this_thread::yield();
@@ -395,18 +394,16 @@ TEST_F(WorkingSetWindows, AGuestWaitsForThemWithoutSpoilingThem) {
   guest.join();
   EXPECT_GE(loader_->stats().moved, 512u);
   EXPECT_GE(loader_->stats().working_set, 512u + 4u);
-  source_->Release(600);
   ExpectCompletion();
   ExpectAllContent(memory_);
   EXPECT_EQ(loader_->stats().faulted, 0u);
 }
 
 TEST_F(WorkingSetWindows, Invariant3DiscardedWhileItIsClaimedAPageIsZeroForEver) {
-  Start(/*cached=*/true);
+  Start(/*cached=*/true, 600);
   source_->AwaitHeld(600);
   memory_.MadviseDontNeed(700, 2);
   source_->Release(600);
-  source_->Release(2100);
   ExpectCompletion();
   for (uint64_t page = 512; page < 1024; ++page) {
     ASSERT_TRUE(page == 700 || page == 701 ? memory_.HoldsZeros(page) : memory_.HoldsPattern(page))
@@ -416,11 +413,10 @@ TEST_F(WorkingSetWindows, Invariant3DiscardedWhileItIsClaimedAPageIsZeroForEver)
 }
 
 TEST_F(WorkingSetWindows, WhatIsNotInThePageCacheComesByItsPages) {
-  Start(/*cached=*/false);
+  Start(/*cached=*/false, 600);
   EXPECT_EQ(source_->AwaitHeld(600), (PageRun{600, 1}));
   EXPECT_TRUE(memory_.HoldsPattern(601)) << "nobody waits for more than his page";
   source_->Release(600);
-  source_->Release(2100);
   ExpectCompletion();
   ExpectAllContent(memory_);
   EXPECT_EQ(loader_->stats().working_set, 6u);
@@ -443,10 +439,9 @@ TEST_F(WorkingSetWindows, OnDemandOnlyThePagesOfTheSetCome) {
 
 TEST_F(WorkingSetWindows, AnUnreadablePageSpoilsOnlyItself) {
   if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
-  Start(/*cached=*/true);
+  Start(/*cached=*/true, 600);
   source_->Fail(650, absl::DataLossError("page 650 is gone"), 1 << 30);
   source_->Release(600);
-  source_->Release(2100);
   ExpectCompletion();
   EXPECT_TRUE(IsPoisoned(memory_.data() + 650 * HostPageBytes()));
   EXPECT_TRUE(memory_.HoldsPattern(649));
@@ -455,12 +450,11 @@ TEST_F(WorkingSetWindows, AnUnreadablePageSpoilsOnlyItself) {
 }
 
 TEST_F(WorkingSetWindows, AbandonedWhileTheyAreClaimedNothingIsLeftOfThem) {
-  Start(/*cached=*/true);
+  Start(/*cached=*/true, 600);
   source_->AwaitHeld(600);
   std::thread vmm([&] { loader_->Abandon(); });
   EXPECT_TRUE(absl::IsCancelled(loader_->Wait()));
   source_->Release(600);
-  source_->Release(2100);
   vmm.join();
   EXPECT_THAT(ThreadsLeft(), IsEmpty());
 }
