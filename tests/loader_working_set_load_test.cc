@@ -355,8 +355,8 @@ class WorkingSetWindows : public ::testing::Test {
     set_ = WriteSet("windows.ws", {4, 5, 6, 7, 600, 2100});
   }
 
-  // Two threads load, the set's and the eager one; reads of `held` wait. Of one page only, for while
-  // one thread waits the other may have to wait for its turn.
+  // Two threads load, the set's and the eager one; reads of `held` wait. Of one page only, for
+  // while one thread waits the other may have to wait for its turn.
   void Start(bool cached, uint64_t held) {
     snapshot_ = OneBlockSnapshot(kPages, Content());
     source_ = std::make_unique<FaultySource>(*snapshot_);
