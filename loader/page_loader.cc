@@ -373,8 +373,7 @@ PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint
                                           std::atomic<uint64_t>* also) {
   Moved moved;
   // Of what was claimed before it was read, something may have been discarded since.
-  if (content != nullptr && block.BytesOf(claimed.count) == HugeStaging::kBytes &&
-      !block.AnyReceived(claimed)) {
+  if (block.BytesOf(claimed.count) == HugeStaging::kBytes && !block.AnyReceived(claimed)) {
     const Installed installed =
         parts_.uffd.Move(block.AddrOf(claimed.first), content, HugeStaging::kBytes);
     moved.pages = installed.length / block.page_size();

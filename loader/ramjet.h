@@ -430,9 +430,9 @@ RAMJET_API int ramjet_start_eager(ramjet *load);
  *     ramjet_start_eager(load);
  *
  * Also after ramjet_wait() or ramjet_detach(). Reads bitmaps and device state from the snapshot.
- * The file appears under `path`, where it replaces another, when it is complete; until then it is
- * called PATH.PID.tmp. Pages of zeros are not in it. Several records of one snapshot are made one
- * by `ramjet workingset merge`.
+ * The file appears under `path`, where it replaces another, when it is complete; a name that it may
+ * have until then is PATH.PID.tmp. Pages of zeros are not in it. Several records of one snapshot
+ * are made one by `ramjet workingset merge`.
  * -ENOTSUP: the handle was opened without RAMJET_RECORD, or there was no memory to record. -EIO,
  * -EILSEQ: the file cannot be written, or the snapshot not be read. */
 RAMJET_API int ramjet_save_working_set(const ramjet *load, const char *path);

@@ -1,26 +1,20 @@
 #include "loader/replace_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
+#include <cstdint>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-
-#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "mappedram/new_file.h"
 
 namespace ramjet {
 
 absl::Status ReplaceFile(const std::string& path, const std::string& text) {
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  const bool written =
-      fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const int error = errno;
-  if (fd >= 0) close(fd);
-  if (written && std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  if (fd >= 0) unlink(temporary.c_str());
-  return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(written ? errno : error)));
+  absl::StatusOr<NewFile> file = NewFile::Create(path, {.mode = 0644});
+  absl::Status status = file.status();
+  if (status.ok()) {
+    status = file->WriteAt(0, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  }
+  if (status.ok()) status = file->Publish();
+  return status.ok() ? status : absl::UnavailableError(status.message());
 }
 
 }  // namespace ramjet

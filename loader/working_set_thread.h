@@ -44,7 +44,7 @@ class WorkingSetThread {
   // What it works with; all outlive it.
   struct Parts {
     const Snapshot& snapshot;
-    const PageSource& source;  // told what will be read soon, and asked what needs no reading
+    const PageSource& source;  // told what will be read soon
     PageLoader& loader;
     EagerQueue& queue;  // knows where huge pages are wanted, and gets the windows that are claimed
     LoadStats& stats;

@@ -53,7 +53,7 @@ absl::StatusOr<NewFile> NewFile::Create(const std::string& path, Options options
   }
   struct rlimit limit;
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0) file.limit_bytes_ = limit.rlim_cur;
-  file.fd_ = open(DirectoryOf(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  file.fd_ = open(DirectoryOf(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, file.options_.mode);
   // Without /proc it could never get a name.
   if (file.fd_ >= 0 && access(ProcPath(file.fd_).c_str(), F_OK) != 0) {
     close(std::exchange(file.fd_, -1));
@@ -61,7 +61,8 @@ absl::StatusOr<NewFile> NewFile::Create(const std::string& path, Options options
   if (file.fd_ < 0) {
     // One that a process of the same number left behind is nobody's any more.
     unlink(file.temporary_.c_str());
-    file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    file.fd_ =
+        open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, file.options_.mode);
     file.temporary_there_ = file.fd_ >= 0;
   }
   if (file.fd_ < 0) return file.Error(errno, "cannot be created");
@@ -110,14 +111,18 @@ absl::Status NewFile::Sync() const {
 
 absl::Status NewFile::Publish() {
   if (absl::Status status = BeforeWrite(); !status.ok()) return status;
-  if (!temporary_there_) {
-    // A link replaces nothing, so it takes a name to be renamed.
+  const auto link_as = [this](const std::string& name) {
+    return linkat(AT_FDCWD, ProcPath(fd_).c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  };
+  // Where there is nothing to replace, a link is all it takes: whoever is killed leaves no other
+  // name. A link replaces nothing, so else it takes a name to be renamed.
+  const bool named = !temporary_there_ && link_as(path_);
+  if (!named && !temporary_there_) {
     unlink(temporary_.c_str());
-    temporary_there_ = linkat(AT_FDCWD, ProcPath(fd_).c_str(), AT_FDCWD, temporary_.c_str(),
-                              AT_SYMLINK_FOLLOW) == 0;
+    temporary_there_ = link_as(temporary_);
     if (!temporary_there_) return Error(errno, "cannot be given its name");
   }
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (!named && rename(temporary_.c_str(), path_.c_str()) != 0) {
     return Error(errno, "cannot be given its name");
   }
   temporary_there_ = false;

@@ -3,6 +3,7 @@
 #define RAMJET_MAPPEDRAM_NEW_FILE_H_
 
 #include <sys/resource.h>
+#include <sys/types.h>
 
 #include <cstdint>
 #include <functional>
@@ -25,6 +26,7 @@ class NewFile {
  public:
   struct Options {
     bool direct = false;  // past the page cache, what can be: see WriteAt()
+    mode_t mode = 0600;   // as open() has it
     // For tests: called with the descriptor before each write, sync and renaming; what it returns
     // is taken for theirs.
     std::function<absl::Status(int fd)> before_write = nullptr;

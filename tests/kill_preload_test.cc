@@ -46,8 +46,6 @@ TEST_F(KillTest, AProcessKilledUnderRamjetRunLeavesNothing) {
     }
     close(child.out);
     ASSERT_FALSE(std::filesystem::exists("/proc/" + std::to_string(child.pid) + "/task"));
-    // The statistics on their way, if the process died in just the moment before it named them.
-    std::filesystem::remove(stats + "." + std::to_string(child.pid) + ".tmp");
     for (const std::string& name : Files()) {
       EXPECT_TRUE(name == "vm.mr" || name == "stats.json") << name << " is left";
     }
