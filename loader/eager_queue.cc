@@ -9,7 +9,8 @@ namespace ramjet {
 void EagerQueue::Add(RamBlock& block, HugePages huge) {
   absl::MutexLock lock(&mu_);
   entry_of_[block.index()] = entries_.size();
-  entries_.push_back({&block, huge, 0});
+  entries_.push_back({&block, 0});
+  huge_[block.index()].store(huge);
   SkipEmpty();
 }
 
@@ -64,20 +65,32 @@ void EagerQueue::SkipEmpty() {
   }
 }
 
-HugePages EagerQueue::huge(const RamBlock& block) const {
-  absl::MutexLock lock(&mu_);
-  return entries_[entry_of_[block.index()]].huge;
+HugePages EagerQueue::DecideHuge(const RamBlock& block) {
+  if (const HugePages known = huge(block); known != HugePages::kUndecided) return known;
+  std::vector<const RamBlock*> undecided;
+  uintptr_t start = UINTPTR_MAX;
+  uintptr_t end = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const Entry& entry : entries_) {
+      const RamBlock& other = *entry.block;
+      if (huge(other) != HugePages::kUndecided) continue;
+      undecided.push_back(&other);
+      start = std::min(start, other.host());
+      end = std::max(end, other.host() + other.length());
+    }
+  }
+  const std::function<HugePages(const RamBlock&)> answer = AskForHugePages(start, end);
+  for (const RamBlock* other : undecided) huge_[other->index()].store(answer(*other));
+  return huge(block);
 }
 
-HugePages EagerQueue::DecideHuge(const RamBlock& block) {
-  const HugePages known = huge(block);
-  if (known != HugePages::kUndecided) return known;
-  const std::function<HugePages(const RamBlock&)> answer = AskForHugePages();
+void EagerQueue::PutBack(const RamBlock& block, PageRun window) {
   absl::MutexLock lock(&mu_);
-  for (Entry& entry : entries_) {
-    if (entry.huge == HugePages::kUndecided) entry.huge = answer(*entry.block);
-  }
-  return entries_[entry_of_[block.index()]].huge;
+  const size_t index = entry_of_[block.index()];
+  if (index == kNoEntry) return;
+  entries_[index].next_page = std::min(entries_[index].next_page, window.first);
+  current_ = std::min(current_, index);
 }
 
 void EagerQueue::PutFirst(Window window) {

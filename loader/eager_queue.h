@@ -2,6 +2,7 @@
 #ifndef RAMJET_LOADER_EAGER_QUEUE_H_
 #define RAMJET_LOADER_EAGER_QUEUE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -36,7 +37,7 @@ class EagerQueue {
   // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the
   // mean; 0: no limit.
   explicit EagerQueue(size_t blocks, uint64_t bytes_per_s = 0)
-      : bytes_per_s_(bytes_per_s), entry_of_(blocks, kNoEntry) {}
+      : bytes_per_s_(bytes_per_s), huge_(blocks), entry_of_(blocks, kNoEntry) {}
 
   // Blocks are served in the order in which they are added; they outlive the queue.
   void Add(RamBlock& block, HugePages huge) ABSL_LOCKS_EXCLUDED(mu_);
@@ -54,11 +55,23 @@ class EagerQueue {
   // One that was put first; nullopt: there is none just now.
   std::optional<Window> NextFirst() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // What was said of the block, or decided since. REQUIRES: it was added.
-  HugePages huge(const RamBlock& block) const ABSL_LOCKS_EXCLUDED(mu_);
+  // What is pending in `window`, a WindowOf(), was claimed by somebody who could not load it: it is
+  // handed out once more.
+  void PutBack(const RamBlock& block, PageRun window) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // What was said of the block, or decided since; kUndecided if it was not added. Takes no lock.
+  HugePages huge(const RamBlock& block) const { return huge_[block.index()].load(); }
   // The same, but asks for what is undecided, which takes a while and may be done twice: not when
   // a block is attached.
   HugePages DecideHuge(const RamBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // From now on, unless there is a limit on what is handed out, who touches a page may be given the
+  // whole window around it.
+  void AllowWindows() { windows_allowed_.store(bytes_per_s_ == 0); }
+  // Whether `window`, of which a page was touched, is to come whole: as a huge page. Takes no lock.
+  bool WantsWhole(const RamBlock& block, PageRun window) const {
+    return windows_allowed_.load() && IsHugeWindow(block, window, huge(block));
+  }
 
   // Between a Hold() and its Release() nothing is handed out: more important reads are under way.
   void Hold() ABSL_LOCKS_EXCLUDED(mu_);
@@ -72,7 +85,6 @@ class EagerQueue {
  private:
   struct Entry {
     RamBlock* block;
-    HugePages huge;
     uint64_t next_page;
   };
   static constexpr size_t kNoEntry = SIZE_MAX;
@@ -87,6 +99,8 @@ class EagerQueue {
 
   WindowHints hints_;  // of what was touched
   WindowHints waits_;  // of what is claimed, and waited for
+  std::atomic<bool> windows_allowed_{false};
+  std::vector<std::atomic<HugePages>> huge_;  // by index in the snapshot
 
   mutable absl::Mutex mu_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);

@@ -29,10 +29,12 @@ namespace ramjet {
 // Reads events, notes discards, and brings each page that somebody sleeps on, one at a time, in the
 // order of the events.
 //
-// It waits for the reading of single pages and never for bulk I/O. A fault that cannot be answered
+// Where EagerQueue wants a window whole, and the page cache has all of it, it brings that. But it
+// waits for a disk only for single pages, and never for bulk I/O. A fault that cannot be answered
 // yet, because a mapping is changing or its block is not in the map, is parked: the thread reads
 // on, for it is itself the one whose reading ends that state, and comes back on a timer. It
-// allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up.
+// allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up;
+// and takes a lock only where a window could not be had after all.
 //
 // A guest that has been given a page soon asks for the next. The thread therefore looks for it for
 // some microseconds before it sleeps, since to be woken takes longer than to serve a cached page;
@@ -81,12 +83,13 @@ class FaultThread {
   // state that parks them; faults that find no room are woken later, and come again.
   static constexpr size_t kMaxParked = 1024;
 
-  FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer);
+  FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer, HugeStaging staging);
   void Run();
   void AwaitEvents(int64_t timeout_ns);
   bool ReadAndServe();
   void Prefetch(absl::Span<const MissingFault> faults) const;
   void Serve(Fault fault);
+  bool LoadWindow(RamBlock& block, uint64_t page);
   void Park(Fault fault);
   bool IsParked(uintptr_t addr) const;
   void WakeAll();
@@ -101,6 +104,7 @@ class FaultThread {
   // Of the thread itself, but for reader_.Poke().
   EventReader reader_;
   PageBuffer buffer_;
+  HugeStaging staging_;
   std::array<Fault, kMaxParked> parked_;
   size_t parked_count_ = 0;
   bool overflowed_ = false;  // a fault found no room

@@ -68,10 +68,10 @@ bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge) {
   return false;
 }
 
-std::function<HugePages(const RamBlock&)> AskForHugePages() {
+std::function<HugePages(const RamBlock&)> AskForHugePages(uintptr_t start, uintptr_t end) {
   std::vector<RegisteredRange> ranges;  // where huge pages may be
   if (HostHasHugePages()) {
-    absl::StatusOr<std::vector<RegisteredRange>> registered = RegisteredRanges(0, UINTPTR_MAX);
+    absl::StatusOr<std::vector<RegisteredRange>> registered = RegisteredRanges(start, end);
     if (registered.ok()) ranges = *std::move(registered);
   }
   return

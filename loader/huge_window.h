@@ -30,8 +30,8 @@ PageRun WindowOf(const RamBlock& block, uint64_t page);
 bool IsHugeWindow(const RamBlock& block, PageRun window, HugePages huge);
 
 // Asks the host and /proc/self/smaps, which takes a while; answers for blocks of private memory of
-// small pages.
-std::function<HugePages(const RamBlock&)> AskForHugePages();
+// small pages that lie in [start, end). The lower its end, the fewer mappings have to be read.
+std::function<HugePages(const RamBlock&)> AskForHugePages(uintptr_t start, uintptr_t end);
 
 }  // namespace ramjet
 

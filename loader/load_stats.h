@@ -45,7 +45,7 @@ class LatencyHistogram {
 struct LoadStats {
   // Where the pages with content came from, or what else became of them.
   std::atomic<uint64_t> eager{0};        // from the file, ahead of need
-  std::atomic<uint64_t> moved{0};        // of those, as part of a huge page
+  std::atomic<uint64_t> moved{0};        // of those, or because touched, in a huge page
   std::atomic<uint64_t> working_set{0};  // of those, first, since a working set says so
   std::atomic<uint64_t> faulted{0};      // from the file, because somebody touched them
   std::atomic<uint64_t> removed{0};      // discarded by the guest before they came
@@ -60,6 +60,7 @@ struct LoadStats {
   std::atomic<uint64_t> parked{0};     // had to wait: for a mapping to settle, memory, or the disk
   std::atomic<uint64_t> rescued{0};    // lost, and woken by the watchdog: a bug of our own
   LatencyHistogram fault_ns;           // event read -> page installed and its waiter woken
+  LatencyHistogram window_ns;          // of those: event read -> whole huge page there
 
   std::atomic<uint64_t> postponed{0};     // eager installs that waited for a mapping to settle
   std::atomic<uint64_t> read_retries{0};  // reads of the file that were repeated

@@ -19,7 +19,9 @@
 // is about to touch it. Given its first page alone, the window could not come as a huge page any
 // more, and would cost several times as much; so who touches it waits for the whole, some 200 us,
 // and it comes next. A discard may then come between claim and install, as for a faulted page, and
-// the last look is at `received`.
+// the last look is at `received`. Such a window may also come with the first fault in it
+// (LoadFaultedHuge()); what of it cannot be had then is given back, and put back into the queue of
+// those who load ahead, for they passed it by while it was claimed.
 //
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
 // look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by
@@ -300,7 +302,7 @@ void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& stagin
     {
       const InsideGate inside(parts_.gate);
       if (!block.AnyClaimed(run)) claimed.count = block.Claim(run);
-      moved = MoveClaimed(block, claimed, content, also);
+      moved = MoveClaimed(block, claimed, content, {.also = also});
     }
     Wake(block, claimed);
   }
@@ -317,8 +319,9 @@ std::optional<PageLoader::ClaimedWindow> PageLoader::ClaimWindow(RamBlock& block
 
 bool PageLoader::IsAtHand(const RamBlock& block, PageRun run) const {
   const RamBlock::Extent stored = block.FindStored(run, block.BytesOf(run.first));
-  return stored.length > 0 && parts_.bulk.IsCached(block.index(), stored.offset,
-                                                   std::min(stored.length, block.page_size()));
+  return stored.length > 0 &&
+         parts_.bulk.CachedBytes(block.index(), stored.offset,
+                                 std::min(stored.length, block.page_size())) > 0;
 }
 
 PageLoader::ClaimedWindow::~ClaimedWindow() {
@@ -336,24 +339,55 @@ void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
   RamBlock& block = *window.block_;
   const PageRun run = window.run_;
   uint8_t* const content = staging.memory().data();
-  if (!parts_.bulk.IsCached(block.index(), block.BytesOf(run.first), block.BytesOf(run.count))) {
-    return;
-  }
+  if (CachedBytes(block, run) < block.BytesOf(block.CountNonzero(run)) / 2) return;
   if (!ReadStored(parts_.bulk, block, run, content).ok()) {
     { const ClaimedWindow given_back = std::move(window); }
     LoadSingly(block, run, content, also);
     staging.Renew();
     return;
   }
+  const Moved moved = MoveWindow(std::move(window), content, {.also = also});
+  InstallUnmoved(block, run, moved, staging, also);
+}
+
+PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page,
+                                              HugeStaging& staging) {
+  // All of it: whoever waits must not wait for a disk five hundred times.
+  if (block.AnyClaimed(run) || CachedBytes(block, run) < block.BytesOf(block.CountNonzero(run))) {
+    return Whole::kNotAtHand;
+  }
+  std::optional<ClaimedWindow> window = ClaimWindow(block, run);
+  if (!window) return Whole::kGivenBack;  // of a part, perhaps
+  uint8_t* const content = staging.memory().data();
+  Moved moved;
+  if (ReadStored(parts_.demand, block, run, content).ok()) {
+    moved = MoveWindow(*std::move(window), content, {.faulted = block.nonzero(page) ? 1u : 0});
+  } else {
+    window.reset();
+  }
+  if (moved.completed) parts_.progress.Note();
+  if (moved.pages == run.count) return Whole::kLoaded;
+  // While a mapping is changing, nothing arrives before the event of that is read: by the caller,
+  // so there is no waiting for it here.
+  staging.Renew();
+  return Whole::kGivenBack;
+}
+
+PageLoader::Moved PageLoader::MoveWindow(ClaimedWindow window, uint8_t* content,
+                                         const MoveCounts& counts) {
   window.loader_ = nullptr;  // what does not move, MoveClaimed() gives back
   Moved moved;
   {
     const InsideGate inside(parts_.gate);
-    moved = MoveClaimed(block, run, content, also);
+    moved = MoveClaimed(*window.block_, window.run_, content, counts);
   }
-  Wake(block, run);
+  Wake(*window.block_, window.run_);
   trips_.fetch_sub(1);
-  InstallUnmoved(block, run, moved, staging, also);
+  return moved;
+}
+
+uint64_t PageLoader::CachedBytes(const RamBlock& block, PageRun run) const {
+  return parts_.bulk.CachedBytes(block.index(), block.BytesOf(run.first), block.BytesOf(run.count));
 }
 
 // What the huge page did not take goes the ordinary way, from where it lies.
@@ -370,7 +404,7 @@ void PageLoader::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved
 // claim to what did not move. With a page of the window there already, the kernel would split the
 // huge page and move all others alone. (gate)
 PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content,
-                                          std::atomic<uint64_t>* also) {
+                                          const MoveCounts& counts) {
   Moved moved;
   // Of what was claimed before it was read, something may have been discarded since.
   if (block.BytesOf(claimed.count) == HugeStaging::kBytes && !block.AnyReceived(claimed)) {
@@ -380,9 +414,11 @@ PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint
   }
   if (moved.pages > 0) {
     const uint64_t nonzero = block.CountNonzero({claimed.first, moved.pages});
-    Count(parts_.stats.eager, nonzero);
+    const uint64_t faulted = std::min(counts.faulted, nonzero);
+    Count(parts_.stats.faulted, faulted);
+    Count(parts_.stats.eager, nonzero - faulted);
     Count(parts_.stats.moved, nonzero);
-    if (also != nullptr) Count(*also, nonzero);
+    if (counts.also != nullptr) Count(*counts.also, nonzero);
     moved.completed = block.MarkReceived({claimed.first, moved.pages});
   }
   block.Unclaim({claimed.first + moved.pages, claimed.count - moved.pages});

@@ -66,6 +66,17 @@ class PageLoader {
   Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
                       bool last_attempt = false);
 
+  // What became of a window that somebody touched.
+  enum class Whole {
+    kLoaded,     // all of it is there now, and whoever slept on it is awake
+    kNotAtHand,  // it is not in the page cache, or somebody was faster: nothing has changed
+    kGivenBack,  // it was claimed and could not be had: who loads ahead may have passed by
+  };
+  // Brings all of `run`, which fills one huge page of the host, for who sleeps on `page` of it, if
+  // the page cache has its content and nothing of it was claimed before. Else the page is to be
+  // asked for by itself. REQUIRES: as LoadAheadHuge().
+  Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging);
+
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
   void PrefetchFaulted(const RamBlock& block, uint64_t page) const;
 
@@ -118,6 +129,11 @@ class PageLoader {
    private:
     std::atomic<int>& trips_;
   };
+  // How pages with content are counted that come as part of a huge page.
+  struct MoveCounts {
+    std::atomic<uint64_t>* also = nullptr;  // as for LoadAhead()
+    uint64_t faulted = 0;                   // not ahead of need
+  };
   struct Moved {
     uint64_t pages = 0;
     bool completed = false;  // the block, by this
@@ -129,8 +145,10 @@ class PageLoader {
                     std::atomic<uint64_t>* also = nullptr);
   void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
                   std::atomic<uint64_t>* also = nullptr);
-  Moved MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content,
-                    std::atomic<uint64_t>* also);
+  Moved MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content, const MoveCounts& counts);
+  Moved MoveWindow(ClaimedWindow window, uint8_t* content, const MoveCounts& counts);
+  // What the page cache has of the run.
+  uint64_t CachedBytes(const RamBlock& block, PageRun run) const;
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);

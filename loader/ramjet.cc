@@ -131,10 +131,11 @@ absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given)
       stop_vm(opaque, std::string(why.message()).c_str());
     };
   }
-  if ((given.flags & ~(RAMJET_NOT_LAZY | RAMJET_RECORD)) != 0) {
+  if ((given.flags & ~(RAMJET_NOT_LAZY | RAMJET_RECORD | RAMJET_SINGLE_PAGES)) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("flags ", given.flags, " are not known"));
   }
   options.record = (given.flags & RAMJET_RECORD) != 0;
+  options.whole_windows = (given.flags & RAMJET_SINGLE_PAGES) == 0;
   if (given.working_set != nullptr) options.working_set = given.working_set;
   if (given.checksums != nullptr) options.checksums = given.checksums;
   if (options.record && !options.working_set.empty()) {

@@ -59,8 +59,8 @@ class ReadPacer {
     explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
-    bool IsCached(size_t block, uint64_t offset, uint64_t length) const override {
-      return pacer_.bulk_source_.IsCached(block, offset, length);
+    uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const override {
+      return pacer_.bulk_source_.CachedBytes(block, offset, length);
     }
 
    private:

@@ -179,7 +179,7 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   map_.Insert(*ram);
   if (working_set_thread_ != nullptr) eager_queue_.Hold();
   const bool can_be_huge = mapping.memory == BlockMemory::kPrivate && uffd_->features().move &&
-                           memory.page_size < HugeStaging::kBytes;
+                           memory.page_size < HugeStaging::kBytes && length >= HugeStaging::kBytes;
   eager_queue_.Add(*ram, can_be_huge ? HugePages::kUndecided : HugePages::kNever);
   if (working_set_thread_ != nullptr) {  // which asks the queue
     working_set_thread_->Add(*ram, [this] { eager_queue_.Release(); });
@@ -308,6 +308,7 @@ absl::Status SnapshotLoader::StartEager() {
   if (record_ != nullptr) record_->Stop();
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
+  if (options_.whole_windows) eager_queue_.AllowWindows();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
   const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
   const unsigned wanted =

@@ -93,6 +93,10 @@ class SnapshotLoader {
     // least leaves its processor to the guest unless the disk is slow.
     unsigned eager_threads = 0;
     uint64_t eager_bytes_per_s = 0;  // loaded ahead in the mean, at most; 0: no limit
+    // Who touches a page of which the huge page around it is in the page cache gets all of that,
+    // once loading ahead has begun and if it has no limit: 0.2 ms instead of 0.02 for the first
+    // page, nothing for the next, and a huge page.
+    bool whole_windows = true;
     OnUnreadable on_unreadable = OnUnreadable::kPoison;
     // If the VM is to be stopped: called once, by a thread of the loader, with the reason. Must not
     // touch guest memory, nor end the loader. Without it `kill_pid` gets SIGKILL, if that is not 0.
@@ -132,7 +136,9 @@ class SnapshotLoader {
   absl::Status Attach(size_t block, const BlockMapping& mapping) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they
-  // are touched.
+  // are touched. From now on who touches a page gets the huge page around it, too, where one is
+  // wanted (Options::whole_windows): so not before the guest is about to run, for what is touched
+  // here and there while devices are restored comes sooner by itself.
   absl::Status StartEager() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Writes the pages that were touched before StartEager() was called, or up to now, to `path`: a

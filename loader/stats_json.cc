@@ -57,6 +57,7 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
         {"to_complete", OrNull(content.to_complete)},
         {"cpu", absl::ToDoubleSeconds(content.cpu)}}},
       {"fault_us", FaultsJson(counted.fault_ns)},
+      {"window_us", FaultsJson(counted.window_ns)},
       {"read_retries", counted.read_retries.load()},
       {"rescued", counted.rescued.load()},
       {"errors", counted.errors()},

@@ -65,8 +65,9 @@ BulkReader::~BulkReader() {
 }
 
 absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
-  const bool past_cache = buffer.size() >= kMinDirectBytes &&
-                          (direct_ == DirectReads::kNever || !IsCached(offset, buffer.size()));
+  const bool past_cache =
+      buffer.size() >= kMinDirectBytes &&
+      (direct_ == DirectReads::kNever || CachedBytes(offset, buffer.size()) < buffer.size() / 2);
   while (past_cache && buffer.size() >= kMinDirectBytes) {
     const uint64_t done = ReadDirect(offset, buffer);
     if (done == 0) break;  // whatever is the matter, the plain way says it, or does it
@@ -76,18 +77,17 @@ absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) con
   return file_.ReadAt(offset, buffer);
 }
 
-bool BulkReader::IsCached(uint64_t offset, uint64_t length) const {
-  if (direct_ == DirectReads::kAlways) return false;
+uint64_t BulkReader::CachedBytes(uint64_t offset, uint64_t length) const {
+  if (direct_ == DirectReads::kAlways) return 0;
   const CachestatRange range{.off = offset, .len = length};
   Cachestat found{};
   if (syscall(kCachestat, file_.fd(), &range, &found, 0) == 0) {
-    const uint64_t page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-    return found.nr_cache * page_bytes >= length / 2;
+    return found.nr_cache * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   }
   // No more than a byte, for what is missing the kernel begins to read.
   uint8_t byte;
   const iovec part{.iov_base = &byte, .iov_len = 1};
-  return preadv2(file_.fd(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1;
+  return preadv2(file_.fd(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1 ? length : 0;
 }
 
 // How much was read by our own descriptor; 0 where it cannot.

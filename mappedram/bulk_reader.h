@@ -37,8 +37,8 @@ class BulkReader {
   // address are multiples of the disk's unit.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
 
-  // Whether ReadAt() would take these bytes from the page cache, for most of them are there.
-  bool IsCached(uint64_t offset, uint64_t length) const;
+  // How many of these bytes the page cache has; 0 if ReadAt() would not take them from there.
+  uint64_t CachedBytes(uint64_t offset, uint64_t length) const;
 
  private:
   uint64_t ReadDirect(uint64_t offset, absl::Span<uint8_t> buffer) const;

@@ -132,8 +132,8 @@ class CheckedSource : public PageSource {
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
     source_.Prefetch(block, offset, length);
   }
-  bool IsCached(size_t block, uint64_t offset, uint64_t length) const override {
-    return source_.IsCached(block, offset, length);
+  uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const override {
+    return source_.CachedBytes(block, offset, length);
   }
 
  private:

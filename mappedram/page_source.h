@@ -34,12 +34,12 @@ class PageSource {
     (void)block, (void)offset, (void)length;
   }
 
-  // Whether most of these bytes are in memory already, so that who reads them waits for no disk, as
-  // far as is known. Of no use to who reads only a little: it costs about as much as to read a
-  // page. REQUIRES: they lie inside the block.
-  virtual bool IsCached(size_t block, uint64_t offset, uint64_t length) const {
+  // How many of these bytes are in memory already, in whole pages of the host, so that who reads
+  // them waits for no disk, as far as is known. Of no use to who reads only a little: it costs
+  // about as much as to read a page. REQUIRES: they lie inside the block.
+  virtual uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const {
     (void)block, (void)offset, (void)length;
-    return false;
+    return 0;
   }
 };
 

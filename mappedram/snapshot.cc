@@ -86,9 +86,9 @@ absl::Status Snapshot::Bulk::ReadPages(size_t block, uint64_t offset,
   return snapshot.ReadPagesBy(*reader, block, offset, buffer);
 }
 
-bool Snapshot::Bulk::IsCached(size_t block, uint64_t offset, uint64_t length) const {
+uint64_t Snapshot::Bulk::CachedBytes(size_t block, uint64_t offset, uint64_t length) const {
   const SnapshotBlock& from = snapshot.blocks()[block];
-  return from.in_file() && reader->IsCached(from.pages_offset + offset, length);
+  return from.in_file() ? reader->CachedBytes(from.pages_offset + offset, length) : 0;
 }
 
 template <typename Reader>

@@ -68,7 +68,7 @@ class Snapshot : public PageSource {
     explicit Bulk(const Snapshot& owner) : snapshot(owner) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
-    bool IsCached(size_t block, uint64_t offset, uint64_t length) const override;
+    uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const override;
 
     const Snapshot& snapshot;
     std::optional<BulkReader> reader;

@@ -88,7 +88,8 @@ Sample Measure(const Settings& settings, const std::string& path, bool eager,
   // The host backs a VM's memory at its first touch, ten times slower than at the second.
   std::fill_n(memory.data(), memory.length(), 1);
   auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open(path)),
-                                       {.eager_threads = settings.eager_threads});
+                                       {.eager_threads = settings.eager_threads,
+                                        .whole_windows = false});  // single pages are measured
   if (!loader.ok() || !(*loader)->Attach(0, {.host = memory.data()}).ok()) std::abort();
   const uint64_t begun = NowNs();
   if (eager && !(*loader)->StartEager().ok()) std::abort();

@@ -109,6 +109,47 @@ TEST(EagerQueue, WhatIsPutFirstComesInItsOrderButForWhatIsWaitedFor) {
   EXPECT_EQ(NextRun(queue).first, 7 * kWindowPages) << "as it was touched";
 }
 
+// Passed by while it was claimed, it would be handed out to nobody, and the load never be complete.
+TEST(EagerQueue, WhatIsPutBackIsHandedOutOnceMore) {
+  RamBlock one = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
+  RamBlock two = Block(1, kHost + (1 << 30), kWindowPages, {{0, kWindowPages}});
+  EagerQueue queue(2);
+  queue.Add(one, HugePages::kWhereAnyContent);
+  queue.Add(two, HugePages::kWhereAnyContent);
+  one.Claim({kWindowPages, kWindowPages});
+  EXPECT_EQ(NextRun(queue), (PageRun{0, kWindowPages}));
+  EXPECT_EQ(NextRun(queue), (PageRun{2 * kWindowPages, kWindowPages}));
+  EXPECT_EQ(NextRun(queue), (PageRun{3 * kWindowPages, kWindowPages}));
+  EXPECT_EQ(queue.Next()->block, &two);
+  one.Claim({0, kWindowPages});
+  one.Unclaim({kWindowPages, kWindowPages});
+  queue.PutBack(one, {kWindowPages, kWindowPages});
+  const std::optional<EagerQueue::Window> window = queue.Next();
+  EXPECT_EQ(window->block, &one);
+  EXPECT_EQ(window->run, (PageRun{kWindowPages, kWindowPages}));
+}
+
+TEST(EagerQueue, WindowsAreWantedWholeOnceTheGuestRunsWhereTheyAreToBeHugeAndThereIsNoLimit) {
+  RamBlock huge = Block(0, kHost, 2 * kWindowPages, {{0, 1}});
+  RamBlock small = Block(1, kHost + (1 << 30), kWindowPages, {{0, kWindowPages}});
+  const PageRun first{0, kWindowPages};
+  EagerQueue queue(2);
+  queue.AllowWindows();
+  EXPECT_FALSE(queue.WantsWhole(huge, first)) << "it has not been added";
+  queue.Add(huge, HugePages::kWhereAnyContent);
+  queue.Add(small, HugePages::kNever);
+  EXPECT_TRUE(queue.WantsWhole(huge, first));
+  EXPECT_FALSE(queue.WantsWhole(huge, {kWindowPages, kWindowPages})) << "it has no content";
+  EXPECT_FALSE(queue.WantsWhole(small, first));
+  EagerQueue early(2);
+  early.Add(huge, HugePages::kWhereAnyContent);
+  EXPECT_FALSE(early.WantsWhole(huge, first));
+  EagerQueue limited(2, /*bytes_per_s=*/1 << 30);
+  limited.Add(huge, HugePages::kWhereAnyContent);
+  limited.AllowWindows();
+  EXPECT_FALSE(limited.WantsWhole(huge, first));
+}
+
 TEST(EagerQueue, WhatIsHeldComesAfterItsRelease) {
   RamBlock block = Block(0, kHost, kWindowPages, {{0, kWindowPages}});
   EagerQueue queue(1);

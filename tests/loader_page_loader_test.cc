@@ -217,6 +217,48 @@ TEST_F(PageLoaderTest, AHugePageOfWhichAPageIsClaimedGoesPageByPage) {
   EXPECT_EQ(stats_.moved, 423u);
 }
 
+TEST_F(PageLoaderTest, AFaultInAnUntouchedWindowThatIsAtHandBringsAllOfIt) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
+  reader_->Wait(-1);
+  ReadEvents();
+  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kLoaded);
+  waiter.join();
+  EXPECT_TRUE(memory_.HoldsPattern(511));
+  EXPECT_EQ(stats_.faulted, 1u);
+  EXPECT_EQ(stats_.eager, 511u);
+  // One that begins and ends with zeros, of which one is touched.
+  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {512, 512}, 512, staging),
+            PageLoader::Whole::kLoaded);
+  EXPECT_TRUE(memory_.HoldsZeros(512));
+  EXPECT_TRUE(memory_.HoldsPattern(600));
+  EXPECT_EQ(stats_.faulted, 1u);
+  EXPECT_EQ(block_->remaining_pages(), 0u);
+  EXPECT_TRUE(loader_->idle());
+}
+
+TEST_F(PageLoaderTest, AWindowOfWhichAPageWasTouchedComesByItsPages) {
+  HugeStaging staging = *HugeStaging::Create();
+  ASSERT_EQ(loader_->LoadFaulted(*block_, 100, buffer_), Outcome::kLoaded);
+  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kNotAtHand);
+  EXPECT_TRUE(block_->pending(7));
+}
+
+// Whoever serves faults is the one whose reading ends the change: to wait for it would be for ever.
+TEST_F(PageLoaderTest, WhileAMappingChangesAFaultedWindowIsGivenBackAtOnce) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  std::thread discarder = BeginDiscard(1000);
+  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kGivenBack);
+  EXPECT_FALSE(block_->AnyClaimed({0, 512}));
+  EXPECT_TRUE(loader_->idle());
+  ReadEvents();
+  discarder.join();
+  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kLoaded);
+  for (uint64_t page = 0; page < 512; ++page) ASSERT_TRUE(memory_.HoldsPattern(page)) << page;
+}
+
 TEST_F(PageLoaderTest, Invariant4WhoWaitsForAClaimedWindowIsWokenWhenItIsGivenBack) {
   std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
   ASSERT_TRUE(window);

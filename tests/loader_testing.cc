@@ -115,23 +115,34 @@ std::unique_ptr<Snapshot> OneBlockSnapshot(uint64_t pages, std::vector<PageRun> 
   return *std::move(snapshot);
 }
 
+std::string WhyNoHugeWindows() {
+  if (!Userfaultfd::Open()->features().move) return "this kernel has no UFFDIO_MOVE";
+  std::string mode;
+  std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), mode);
+  if (mode.empty() || mode.find("[never]") != std::string::npos) {
+    return "this host has no transparent huge pages";
+  }
+  return "";
+}
+
 absl::Status FaultySource::ReadPages(size_t block, uint64_t offset,
                                      absl::Span<uint8_t> buffer) const {
   absl::Status status = snapshot_.ReadPages(block, offset, buffer);
   const PageRun run{offset / HostPageBytes(), buffer.size() / HostPageBytes()};
   absl::MutexLock lock(&mu_);
+  if (const auto held = held_.lower_bound(run.first); held != held_.end() && *held < run.end()) {
+    const uint64_t page = *held;
+    waiting_[page] = run;
+    const auto released = [&]()
+                              ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !held_.contains(page); };
+    mu_.Await(absl::Condition(&released));
+  }
   for (auto& [page, failure] : failures_) {
     if (page >= run.first && page < run.end() && failure.times > 0) {
       --failure.times;
       return failure.status;
     }
   }
-  const auto held = held_.lower_bound(run.first);
-  if (held == held_.end() || *held >= run.end()) return status;
-  const uint64_t page = *held;
-  waiting_[page] = run;
-  const auto released = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !held_.contains(page); };
-  mu_.Await(absl::Condition(&released));
   return status;
 }
 

@@ -33,6 +33,13 @@ uint64_t HostPageBytes();
     GTEST_SKIP() << can;                                                            \
   }
 
+// Skips the test, saying why, where nothing can arrive as a huge page.
+#define SKIP_WITHOUT_HUGE_WINDOWS()                                         \
+  if (const std::string why = ::ramjet::WhyNoHugeWindows(); !why.empty()) { \
+    GTEST_SKIP() << why;                                                    \
+  }
+std::string WhyNoHugeWindows();
+
 enum class MemoryKind {
   kPrivate,
   kShared,   // of a memfd
@@ -87,7 +94,9 @@ class FaultySource : public PageSource {
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override
       ABSL_LOCKS_EXCLUDED(mu_);
-  bool IsCached(size_t, uint64_t, uint64_t) const override { return cached_.load(); }
+  uint64_t CachedBytes(size_t, uint64_t, uint64_t length) const override {
+    return cached_.load() ? length : 0;
+  }
 
   // What Prefetch() was called for.
   std::vector<PageRun> prefetched() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -100,7 +109,7 @@ class FaultySource : public PageSource {
   void Release(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
   // Waits until a read waits for `page`; says which run it reads.
   PageRun AwaitHeld(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
-  // The next `times` reads of runs with `page` in them fail.
+  // The next `times` reads of runs with `page` in them fail, those that wait among them.
   void Fail(uint64_t page, absl::Status status, int times) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:

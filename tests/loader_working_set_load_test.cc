@@ -346,12 +346,7 @@ class WorkingSetWindows : public ::testing::Test {
  protected:
   void SetUp() override {
     SKIP_WITHOUT_USERFAULTFD();
-    if (!Userfaultfd::Open()->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
-    std::string mode;
-    std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), mode);
-    if (mode.empty() || mode.find("[never]") != std::string::npos) {
-      GTEST_SKIP() << "this host has no transparent huge pages";
-    }
+    SKIP_WITHOUT_HUGE_WINDOWS();
     set_ = WriteSet("windows.ws", {4, 5, 6, 7, 600, 2100});
   }
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "tests/loader_testing.h"
 #include "tests/qemu_testing.h"
 #include "tools/lazy_launch.h"
 
@@ -138,6 +139,16 @@ TEST_F(QemuWorkingSet, TheGuestFindsWhatItWouldHaveFaultedFor) {
       << without.dump(2) << with.dump(2);
   EXPECT_GT(NumberAt(with, "/pages/working_set"), 0) << with.dump(2);
   EXPECT_EQ(NumberAt(without, "/pages/working_set"), 0) << without.dump(2);
+}
+
+// Not of working sets, but the same guest shows it: it reads all of its memory at once.
+TEST_F(QemuWorkingSet, WhatTheGuestTouchesComesByWholeWindowsUnlessThatIsNotWanted) {
+  SKIP_WITHOUT_HUGE_WINDOWS();
+  const nlohmann::json whole = StatsOfARun({});
+  EXPECT_GT(NumberAt(whole, "/window_us/count"), 0) << whole.dump(2);
+  const nlohmann::json single = StatsOfARun({"--whole-windows", "off"});
+  EXPECT_EQ(NumberAt(single, "/window_us/count"), 0) << single.dump(2);
+  EXPECT_GT(NumberAt(single, "/pages/faulted"), 0) << single.dump(2);
 }
 
 TEST_F(QemuWorkingSet, OfAnotherSaveIsIgnoredWithAWarning) {

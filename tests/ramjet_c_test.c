@@ -691,7 +691,7 @@ static void test_plain_load(void) {
   const struct ramjet_block block = block_at(memory);
   unsigned page;
   int result;
-  options.flags = 4;
+  options.flags = 8;
   CHECK_ERROR(EINVAL, ramjet_open(save_as("guest.mr"), &options, &load));
   options.flags = RAMJET_NOT_LAZY;
   CHECK(ramjet_open(path_of("guest.mr"), &options, &load) == 0);

@@ -128,8 +128,8 @@ class Storage : public PageSource {
   }
 
   // Now so, now so.
-  bool IsCached(size_t, uint64_t, uint64_t) const override {
-    return Mix(seed_ ^ 1, reads_.fetch_add(1)) % 4 != 0;
+  uint64_t CachedBytes(size_t, uint64_t, uint64_t length) const override {
+    return Mix(seed_ ^ 1, reads_.fetch_add(1)) % 4 != 0 ? length : 0;
   }
 
   Fate fate(size_t block, uint64_t page) const { return pages_[block][page].fate; }

@@ -195,6 +195,7 @@ int main(int argc, char** argv) {
   CLI::App* const run = app.add_subcommand("run", kRunDescription);
   ramjet::RunOptions run_options;
   std::string eager = "on";
+  std::string whole_windows = "on";
   run->add_option("--incoming", run_options.incoming,
                   "Load this snapshot (adds -global migration.mapped-ram=on -incoming file:FILE)")
       ->type_name("FILE");
@@ -210,6 +211,11 @@ int main(int argc, char** argv) {
                   "Load ahead no more than that in a second, e.g. 200MB (default: no limit)")
       ->type_name("BYTES")
       ->transform(CLI::AsSizeValue(false));
+  run->add_option("--whole-windows", whole_windows,
+                  "Who touches a page gets the huge page around it, if the page cache has it: a "
+                  "longer wait\nonce, and then none (default: on; off with --eager=off or "
+                  "--eager-rate)")
+      ->check(CLI::IsMember({"on", "off"}));
   run->add_option(
          "--direct", run_options.direct,
          "What is loaded ahead and not in the page cache comes straight from the disk\n"
@@ -465,6 +471,7 @@ int main(int argc, char** argv) {
   }
 
   run_options.eager = eager == "on";
+  run_options.whole_windows = whole_windows == "on";
   if (inspect->parsed()) return ramjet::RunInspect(file, {stream_offset, json, devices});
   if (run->parsed()) return ramjet::RunEmulator(run_options);
   if (save->parsed()) return ramjet::RunSave(save_options);

@@ -86,6 +86,7 @@ int RunEmulator(const RunOptions& options) {
   setenv(kEagerVariable, options.eager ? "on" : "off", 1);
   setenv(kEagerThreadsVariable, absl::StrCat(options.eager_threads).c_str(), 1);
   setenv(kEagerRateVariable, absl::StrCat(options.eager_bytes_per_s).c_str(), 1);
+  setenv(kWholeWindowsVariable, options.whole_windows ? "on" : "off", 1);
   setenv(kDirectVariable, options.direct.c_str(), 1);
   setenv(kRecordForVariable, absl::StrCat(options.record_seconds).c_str(), 1);
   for (const auto& [variable, path] : {std::pair(kStatsVariable, options.stats_path),

@@ -14,8 +14,9 @@ struct RunOptions {
   bool eager = true;
   unsigned eager_threads = 0;      // 0: as many as suit the machine
   uint64_t eager_bytes_per_s = 0;  // 0: no limit
-  std::string direct = "auto";     // "on", "off"
-  std::string record_path;         // where the working set goes; empty: nothing is recorded
+  bool whole_windows = true;
+  std::string direct = "auto";  // "on", "off"
+  std::string record_path;      // where the working set goes; empty: nothing is recorded
   double record_seconds = 5;
   std::string working_set;           // whose pages are loaded first; empty: none
   std::string checksums;             // that pages must have; empty: none are compared

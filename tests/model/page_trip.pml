@@ -296,6 +296,46 @@ proctype Discarder(byte me) {
 /* A parked fault stands for whoever sleeps on its page, so two are as good as more. */
 inline Park(page) { parked[page] = (parked[page] < 2 -> parked[page] + 1 : 2) }
 
+#ifdef WINDOW_ON_FAULT
+/* PageLoader::LoadFaultedHuge, of a page that stands for its window: claimed, read, moved or given
+ * back. `whole`: the fault is dealt with. */
+inline ServeWhole(page) {
+  Claim(page, won);
+  if
+  :: !won
+  :: won ->
+     what = ABSENT;
+     if
+     :: nonzero[page] -> /* the read; who cannot read it leaves it to Serve() to say so */
+        atomic {
+          if
+          :: unreadable[page]
+          :: else -> what = SNAPSHOT
+          fi
+        }
+     :: else -> what = ZERO
+     fi;
+     Enter();
+     if
+     :: what == ABSENT || received[page] -> result = AGAIN
+     :: else -> Install(page, what, result)
+     fi;
+     if
+     :: result == DONE -> MarkReceived(page, what); whole = 1
+     :: result != DONE && !received[page] -> Unclaim(page)
+     :: else
+     fi;
+     Leave();
+#ifdef BREAK_WINDOW_SILENT
+     skip
+#else
+     Wake(page)
+#endif
+  fi;
+  atomic { won = 0; what = ABSENT; result = DONE }
+}
+#endif
+
 inline Serve(page) {
   Claim(page, won);
   if
@@ -389,12 +429,27 @@ again:
   atomic { won = 0; what = ABSENT; result = DONE }
 }
 
+#ifdef WINDOW_ON_FAULT
+inline Answer(page) {
+  ServeWhole(page);
+  if
+  :: whole -> whole = 0
+  :: else -> Serve(page)
+  fi
+}
+#else
+#define Answer(page) Serve(page)
+#endif
+
 proctype FaultThread() {
   byte batch[PAGES];    /* faults read or to be tried again, not served yet */
   byte parked[PAGES];
   bit removes[PAGES];   /* read, not noted yet */
   byte count, page, wg;
   bit won, lost;
+#ifdef WINDOW_ON_FAULT
+  bit whole;
+#endif
   mtype what, result;
 end:
   do
@@ -446,9 +501,9 @@ end:
      }
 serve:
      do
-     :: atomic { batch[0] > 0 -> batch[0]--; page = 0 }; Serve(page)
+     :: atomic { batch[0] > 0 -> batch[0]--; page = 0 }; Answer(page)
 #if PAGES > 1
-     :: atomic { batch[1] > 0 -> batch[1]--; page = 1 }; Serve(page)
+     :: atomic { batch[1] > 0 -> batch[1]--; page = 1 }; Answer(page)
 #endif
      :: else -> break
      od;

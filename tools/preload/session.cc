@@ -25,8 +25,8 @@ constexpr uint64_t kMinLazyBytes = 512 << 10;
 // share the disk for; but not later than this, should it dawdle.
 constexpr absl::Duration kMaxEagerDelay = absl::Milliseconds(50);
 // And then not before QEMU has had the processor for starting the guest, to which the eager threads
-// are rivals.
-constexpr absl::Duration kResumeGrace = absl::Milliseconds(3);
+// are rivals; but before the guest touches much, for from then on its pages come by whole windows.
+constexpr absl::Duration kResumeGrace = absl::Microseconds(1200);
 
 // A line on stderr, in one piece.
 void Say(const std::string& message) {
@@ -178,6 +178,7 @@ absl::Status Session::StartLoader() {
                                          .direct = settings_.direct,
                                          .eager_threads = settings_.eager_threads,
                                          .eager_bytes_per_s = settings_.eager_bytes_per_s,
+                                         .whole_windows = settings_.whole_windows,
                                          .working_set = settings_.working_set,
                                          .checksums = settings_.checksums,
                                          .record = !settings_.record_path.empty()});

@@ -17,17 +17,19 @@ inline constexpr char kEagerVariable[] = "RAMJET_EAGER";  // "on" (default) or "
 inline constexpr char kEagerThreadsVariable[] =
     "RAMJET_EAGER_THREADS";                                        // 0 by default: as many as suit
 inline constexpr char kEagerRateVariable[] = "RAMJET_EAGER_RATE";  // bytes a second; 0: no limit
-inline constexpr char kDirectVariable[] = "RAMJET_DIRECT";         // "auto", "on" or "off"
-inline constexpr char kRecordVariable[] = "RAMJET_RECORD";         // an absolute path
-inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";  // seconds; 5 by default
-inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";  // an absolute path
-inline constexpr char kChecksumsVariable[] = "RAMJET_CHECKSUMS";     // an absolute path
+inline constexpr char kWholeWindowsVariable[] = "RAMJET_WHOLE_WINDOWS";  // "on" (default), "off"
+inline constexpr char kDirectVariable[] = "RAMJET_DIRECT";               // "auto", "on" or "off"
+inline constexpr char kRecordVariable[] = "RAMJET_RECORD";               // an absolute path
+inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";        // seconds; 5 by default
+inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";      // an absolute path
+inline constexpr char kChecksumsVariable[] = "RAMJET_CHECKSUMS";         // an absolute path
 
 struct Settings {
   std::string stats_path;  // empty: none wanted
   bool eager = true;
   unsigned eager_threads = 0;
   uint64_t eager_bytes_per_s = 0;
+  bool whole_windows = true;
   DirectReads direct = DirectReads::kAuto;
   std::string record_path;  // empty: nothing is recorded
   double record_seconds = 5;
@@ -43,6 +45,9 @@ struct Settings {
     }
     if (const char* rate = std::getenv(kEagerRateVariable)) {
       std::from_chars(rate, rate + std::strlen(rate), settings.eager_bytes_per_s);
+    }
+    if (const char* whole = std::getenv(kWholeWindowsVariable)) {
+      settings.whole_windows = std::strcmp(whole, "off");
     }
     if (const char* direct = std::getenv(kDirectVariable)) {
       settings.direct = std::strcmp(direct, "on") == 0    ? DirectReads::kAlways
