@@ -153,24 +153,22 @@ absl::StatusOr<Checksums> ReadChecksums(const std::string& path) {
                       absl::StrCat(path, ": ", checksums.status().message()));
 }
 
-absl::StatusOr<NewFile> StageChecksums(const Checksums& checksums, const std::string& path) {
+absl::Status StageChecksums(const Checksums& checksums, const NewFile& file) {
   const std::string bytes = EncodeChecksums(checksums);
-  absl::StatusOr<NewFile> file = NewFile::Create(path, {});
-  if (!file.ok()) return file.status();
   absl::Status status =
-      file->WriteAt(0, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
-  if (status.ok()) status = file->Sync();
-  if (!status.ok()) return status;
-  return file;
+      file.WriteAt(0, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  return status.ok() ? file.Sync() : status;
 }
 
-absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads) {
+absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads,
+                                           const std::function<bool()>& cancelled) {
   std::vector<std::vector<uint32_t>> crcs;
   for (const SnapshotBlock& block : snapshot.blocks()) {
     crcs.emplace_back(RunCount(block.pages(), Checksums::kPagesPerRun));
   }
   absl::Status walked = WalkPages(
       snapshot, threads, [&](const WalkStep& step, absl::Span<uint8_t> buffer) -> absl::Status {
+        if (cancelled != nullptr && cancelled()) return absl::CancelledError("cancelled");
         absl::Status read = ReadStep(snapshot, snapshot, step, buffer);
         if (!read.ok()) return read;
         const uint64_t page_size = snapshot.blocks()[step.block].page_size;

@@ -27,6 +27,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
 #include "tests/snapshot_content.h"
 #include "tools/guest_image.h"
@@ -410,6 +411,26 @@ TEST_F(ConvertSnapshot, DeviceStateWithoutAPlaceIsNamed) {
       "has no section \"cloud-hypervisor/state.json\"");
 }
 
+TEST_F(ConvertSnapshot, ChecksumsAreThoseOfTheFileOrThereIsNeither) {
+  ASSERT_NO_FATAL_FAILURE(WriteSource());
+  ConvertOptions options = {
+      .in = {.path = Path("source.mr")}, .out = Path("out.mr"), .checksums = Path("none/out.crc")};
+  ExpectRefusal(options, "none/out.crc: cannot be created");
+  options.checksums = Path("out.crc");
+  options.json = true;
+  const Result result = Run(options);
+  EXPECT_EQ(result.exit_status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("\"checksums\":\"" + Path("out.crc") + "\""));
+  const absl::StatusOr<Checksums> sums = ReadChecksums(Path("out.crc"));
+  ASSERT_TRUE(sums.ok()) << sums.status();
+  EXPECT_EQ(*sums, *ComputeChecksums(*Open(Path("out.mr"))));
+
+  options.to = ImageFormat::kRaw;
+  const Result usage = Run(options);
+  EXPECT_EQ(usage.exit_status, 2);
+  EXPECT_THAT(usage.err, HasSubstr("--checksums is for mapped-ram and libvirt"));
+}
+
 // What goes wrong while it is written: a limit on the size of files stands for a full disk.
 TEST_F(ConvertSnapshot, FullDiskLeavesNothing) {
   ASSERT_NO_FATAL_FAILURE(WriteSource());
@@ -423,7 +444,9 @@ TEST_F(ConvertSnapshot, FullDiskLeavesNothing) {
                                ImageFormat::kFirecracker, ImageFormat::kCloudHypervisor}) {
     SCOPED_TRACE(NameOf(to));
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-    ExpectRefusal({.in = {.path = Path("ch.mr")}, .out = Path("out"), .to = to}, "File too large");
+    ConvertOptions options = {.in = {.path = Path("ch.mr")}, .out = Path("out"), .to = to};
+    if (to == ImageFormat::kMappedRam) options.checksums = Path("out.crc");
+    ExpectRefusal(options, "File too large");
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   }
   signal(SIGXFSZ, SIG_DFL);
@@ -449,8 +472,10 @@ TEST_F(Convert, CtrlCLeavesNothing) {
   pthread_sigmask(SIG_BLOCK, &interrupt, &before);
   kill(getpid(), SIGINT);
   for (const ImageFormat to : {ImageFormat::kMappedRam, ImageFormat::kRaw}) {
-    ExpectRefusal({.in = From(ImageFormat::kRaw, image.path()), .out = Path("out"), .to = to},
-                  "out: its writing was cancelled");
+    ConvertOptions options = {
+        .in = From(ImageFormat::kRaw, image.path()), .out = Path("out"), .to = to};
+    if (to == ImageFormat::kMappedRam) options.checksums = Path("out.crc");
+    ExpectRefusal(options, "out: its writing was cancelled");
   }
   int received = 0;
   EXPECT_EQ(sigwait(&interrupt, &received), 0);

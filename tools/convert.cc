@@ -146,6 +146,7 @@ absl::Status Conversion::ToMappedRam() {
   options.zero_detection = options_.zero_detection;
   options.direct = options_.direct;
   options.sync = options_.sync;
+  options.checksums_path = options_.checksums;
   if (stream_of != nullptr) {
     absl::Status found = FindWrapper(*stream_of);
     if (!found.ok()) return found;
@@ -453,6 +454,7 @@ std::string AsJson(const ConvertOptions& options, ImageFormat from, const Conver
       {"ram", {{"total_bytes", converted.total_bytes}, {"written_bytes", converted.written_bytes}}},
       {"blocks", std::move(blocks)},
       {"left_out", converted.left_out},
+      {"checksums", options.checksums.empty() ? Json() : Json(options.checksums)},
       {"seconds", absl::ToDoubleSeconds(took)}};
   return object.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -483,6 +485,7 @@ std::string WhyNot(const ConvertOptions& options, const GuestImage& image) {
   if (options.to == ImageFormat::kLibvirt && image.snapshot == nullptr && options.like.empty()) {
     return "--to libvirt: --like names the image whose header it gets";
   }
+  if (!options.checksums.empty() && !to_mapped) return "--checksums is for mapped-ram and libvirt";
   if (!options.in.bases.empty() && !firecracker) return "--base is for Firecracker's files";
   if (!options.in.vmstate.empty() && !firecracker) return "--vmstate is for Firecracker's files";
   if (!options.in.blocks.empty() && image.format == ImageFormat::kCloudHypervisor) {

@@ -17,6 +17,8 @@ struct ConvertOptions {
   // To mapped-ram: a snapshot from which comes what `in` lacks: device state, other blocks,
   // libvirt's header.
   std::string like = {};
+  // To mapped-ram: where checksums of its pages go; empty: nowhere.
+  std::string checksums = {};
   unsigned threads = 0;  // 0: as suits the machine
   ZeroDetection zero_detection = ZeroDetection::kAllThreads;
   bool direct = false;

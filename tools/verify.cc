@@ -300,11 +300,13 @@ int VerifySnapshot(const std::string& path, const std::string& checksums, bool j
 int ChecksumSnapshot(const std::string& path, const std::string& out) {
   const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = OpenSnapshot(path);
   if (!snapshot.ok()) return Fail(snapshot.status());
+  absl::StatusOr<NewFile> file = NewFile::Create(out, {});
+  if (!file.ok()) return Fail(file.status());
   const absl::StatusOr<Checksums> checksums = ComputeChecksums(**snapshot);
   if (!checksums.ok()) return Fail(checksums.status());
-  absl::StatusOr<NewFile> file = StageChecksums(*checksums, out);
-  if (!file.ok()) return Fail(file.status());
-  if (const absl::Status written = file->Publish(); !written.ok()) return Fail(written);
+  absl::Status written = StageChecksums(*checksums, *file);
+  if (written.ok()) written = file->Publish();
+  if (!written.ok()) return Fail(written);
   return Print(absl::StrFormat("%s: %d checksums of %s\n", out, checksums->runs(), path));
 }
 
