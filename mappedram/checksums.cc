@@ -232,6 +232,15 @@ absl::StatusOr<BoundChecksums> BoundChecksums::Bind(Checksums checksums, const S
   return BoundChecksums(std::move(checksums), snapshot);
 }
 
+absl::StatusOr<BoundChecksums> BoundChecksums::Read(const std::string& path,
+                                                    const Snapshot& snapshot) {
+  absl::StatusOr<Checksums> checksums = ReadChecksums(path);
+  if (!checksums.ok()) return checksums.status();
+  absl::StatusOr<BoundChecksums> bound = Bind(*std::move(checksums), snapshot);
+  if (bound.ok()) return bound;
+  return absl::Status(bound.status().code(), absl::StrCat(path, ": ", bound.status().message()));
+}
+
 BoundChecksums::BoundChecksums(Checksums checksums, const Snapshot& snapshot)
     : checksums_(std::move(checksums)), name_(snapshot.file().name()) {
   for (size_t i = 0; i < snapshot.blocks().size(); ++i) {

@@ -102,6 +102,8 @@ class BoundChecksums {
   // FailedPrecondition: they are of another snapshot. DataLoss, Unavailable: it cannot be read.
   // REQUIRES: no bitmap of it was taken; it may be afterwards.
   static absl::StatusOr<BoundChecksums> Bind(Checksums checksums, const Snapshot& snapshot);
+  // Those of the file `path`, which all messages name; also fails where ReadChecksums() does.
+  static absl::StatusOr<BoundChecksums> Read(const std::string& path, const Snapshot& snapshot);
 
   const Checksums& checksums() const { return checksums_; }
 

@@ -258,10 +258,11 @@ int main(int argc, char** argv) {
          "snapshot or damaged")
       ->type_name("FILE")
       ->excludes(record);
-  run->add_option("--checksums", run_options.checksums,
-                  "Give the guest no page that has changed since FILE was made by ramjet checksum; "
-                  "such a\npage is as unreadable. Of another snapshot or damaged, QEMU loads by "
-                  "itself, and says so")
+  run->add_option(
+         "--checksums", run_options.checksums,
+         "Give the guest no page that has changed since FILE was made (ramjet checksum, or\n"
+         "--checksums of save and convert); such a page is as unreadable. What they cannot\n"
+         "vouch for, as another snapshot, is not loaded (exit status 1)")
       ->type_name("FILE");
   run->footer(kRunFooter);
 
