@@ -276,7 +276,8 @@ absl::Status Conversion::WriteFlat(const NewFile& file, const RamSource* base) {
     }
     blocks.push_back({.source = block.source, .length = block.length});
   }
-  FlatImage image(std::move(blocks), base);
+  FlatImage image(std::move(blocks), base,
+                  {.threads = options_.threads, .writeback = options_.sync && !options_.direct});
   absl::Status written = Watch(
       image, [&] { return image.done_bytes(); }, [&] { return image.Write(file); });
   converted_.written_bytes = image.written_bytes();
@@ -321,7 +322,7 @@ void Conversion::KeepOnlyNamed() {
 absl::Status Conversion::ToFlat() {
   KeepOnlyNamed();
   LeaveOutSections();
-  absl::StatusOr<NewFile> file = NewFile::Create(options_.out, {});
+  absl::StatusOr<NewFile> file = NewFile::Create(options_.out, {.direct = options_.direct});
   if (!file.ok()) return file.status();
   absl::Status written = WriteFlat(*file, nullptr);
   return written.ok() ? Publish(*file) : written;
@@ -347,7 +348,7 @@ absl::Status Conversion::ToFirecracker() {
     for (const File& file : base_files) layers.push_back(&file);
     base.emplace(layers, 0);
   }
-  absl::StatusOr<NewFile> file = NewFile::Create(options_.out, {});
+  absl::StatusOr<NewFile> file = NewFile::Create(options_.out, {.direct = options_.direct});
   if (!file.ok()) return file.status();
   absl::Status written = WriteFlat(*file, base ? &*base : nullptr);
   if (!written.ok()) return written;
@@ -421,7 +422,8 @@ absl::Status Conversion::ToCloudHypervisor() {
   absl::Status written = WriteSmallFile(temporary + "/config.json", *config);
   if (written.ok()) written = WriteSmallFile(temporary + "/state.json", *state);
   if (!written.ok()) return written;
-  absl::StatusOr<NewFile> file = NewFile::Create(temporary + "/memory-ranges", {});
+  absl::StatusOr<NewFile> file =
+      NewFile::Create(temporary + "/memory-ranges", {.direct = options_.direct});
   if (!file.ok()) return file.status();
   written = WriteFlat(*file, nullptr);
   if (written.ok()) written = Publish(*file);

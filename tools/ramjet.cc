@@ -342,13 +342,13 @@ int main(int argc, char** argv) {
       ->type_name("FILE");
   convert
       ->add_option("--threads", convert_options.threads,
-                   "How many write mapped-ram (default: as suits the machine)")
+                   "How many read and write (default: as suits the machine)")
       ->check(CLI::Range(1u, 64u));
   convert
       ->add_option("--zero-pages", zero_pages,
                    "Who finds them for mapped-ram: all threads (default), one, or none")
       ->check(CLI::IsMember({"all", "one", "none"}));
-  convert->add_flag("--direct-io", convert_options.direct, "Write mapped-ram past the page cache");
+  convert->add_flag("--direct-io", convert_options.direct, "Write OUT past the page cache");
   convert->add_flag(
       "--checksums", sidecar,
       "Also make checksums of mapped-ram's pages, as ramjet checksum does, in OUT.crc; or where\n"
