@@ -45,8 +45,8 @@ uint64_t FlatImage::total_bytes() const {
   return total;
 }
 
-// One Write(). As in SnapshotWriter::Job, each thread takes the next window that its source does not
-// know to be zero; no byte is in two of them.
+// One Write(). As in SnapshotWriter::Job, each thread takes the next window that its source does
+// not know to be zero; no byte is in two of them.
 class FlatImage::Job {
  public:
   Job(FlatImage& image, const NewFile& file, uint64_t unit)
