@@ -493,7 +493,13 @@ class KilledConvert : public Convert, public testing::WithParamInterface<ImageFo
   KilledConvert() {
     const std::string directory = MakeCloudHypervisorSnapshot(kPages / 2, kPages / 2);
     memory_ = ImageFile(directory + "/memory-ranges", kPages).Put(0, kPages, '?').bytes();
-    Must({.in = {.path = directory}, .out = Path("vm.mr")});
+    Write(Path("vm.state"), "state of the VMM");
+    ConvertOptions options = {.in = {.path = directory}, .out = Path("vm.mr")};
+    if (GetParam() == ImageFormat::kFirecracker) {
+      options.in = From(GetParam(), directory + "/memory-ranges");
+      options.in.vmstate = Path("vm.state");
+    }
+    Must(options);
   }
 
   // Into a directory of its own. Returns how the process that did it has ended.
@@ -510,6 +516,7 @@ class KilledConvert : public Convert, public testing::WithParamInterface<ImageFo
       ConvertOptions options = {
           .in = {.path = Path("vm.mr")}, .out = Path("target/out"), .to = GetParam()};
       if (GetParam() == ImageFormat::kMappedRam) options.checksums = Path("target/out.crc");
+      if (GetParam() == ImageFormat::kFirecracker) options.in.vmstate = Path("target/out.state");
       _exit(RunConvert(options));
     }
     int status = 0;
@@ -543,6 +550,8 @@ class KilledConvert : public Convert, public testing::WithParamInterface<ImageFo
         EXPECT_TRUE(ReadChecksums(path).ok());
       } else if (const size_t end = name.find(".json"); end != std::string::npos) {
         EXPECT_EQ(Content(path), Content(Path("ch/") + name.substr(0, end) + ".json"));
+      } else if (name.find(".state") != std::string::npos) {
+        EXPECT_EQ(Content(path), Content(Path("vm.state")));
       } else if (GetParam() == ImageFormat::kMappedRam) {
         ExpectWholeSnapshot(path);
       } else {
@@ -555,7 +564,9 @@ class KilledConvert : public Convert, public testing::WithParamInterface<ImageFo
         EXPECT_TRUE(std::filesystem::exists(out + name)) << name;
       }
     }
-    EXPECT_TRUE(std::filesystem::exists(out) || !std::filesystem::exists(out + ".crc"));
+    for (const char* const beside : {".crc", ".state"}) {
+      EXPECT_TRUE(std::filesystem::exists(out) || !std::filesystem::exists(out + beside));
+    }
   }
 
   std::string memory_;

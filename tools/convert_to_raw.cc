@@ -44,8 +44,10 @@ class RawOutput {
   absl::Status OpenBases(std::vector<File>& files) const;
   absl::Status WriteFlat(const NewFile& file, const RamSource* base);
   absl::StatusOr<std::string> FindSection(const char* name) const;
+  absl::StatusOr<NewFile> StageSmallFile(const std::string& path, const std::string& bytes) const;
   absl::Status WriteSmallFile(const std::string& path, const std::string& bytes) const;
-  absl::Status Publish(NewFile& file) const;
+  // `beside`, if there is one, gets its name with `file` or not at all.
+  absl::Status Publish(NewFile& file, NewFile* beside = nullptr) const;
   void KeepOnlyNamed();
   void LeaveOutSections(absl::string_view but = "");
 
@@ -73,20 +75,29 @@ absl::Status RawOutput::WriteFlat(const NewFile& file, const RamSource* base) {
   return written;
 }
 
-absl::Status RawOutput::Publish(NewFile& file) const {
+absl::Status RawOutput::Publish(NewFile& file, NewFile* beside) const {
   absl::Status status = options_.sync ? file.Sync() : absl::OkStatus();
+  if (status.ok() && beside != nullptr && options_.sync) status = beside->Sync();
   if (status.ok() && conversion_.signals().Came()) {
     status = absl::CancelledError(absl::StrCat(file.path(), ": its writing was cancelled"));
   }
-  return status.ok() ? file.Publish() : status;
+  if (!status.ok()) return status;
+  return beside == nullptr ? file.Publish() : NewFile::PublishBoth(file, *beside);
+}
+
+absl::StatusOr<NewFile> RawOutput::StageSmallFile(const std::string& path,
+                                                  const std::string& bytes) const {
+  absl::StatusOr<NewFile> file = NewFile::Create(path, {});
+  if (!file.ok()) return file;
+  absl::Status written =
+      file->WriteAt(0, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  if (!written.ok()) return written;
+  return file;
 }
 
 absl::Status RawOutput::WriteSmallFile(const std::string& path, const std::string& bytes) const {
-  absl::StatusOr<NewFile> file = NewFile::Create(path, {});
-  if (!file.ok()) return file.status();
-  absl::Status written =
-      file->WriteAt(0, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
-  return written.ok() ? Publish(*file) : written;
+  absl::StatusOr<NewFile> file = StageSmallFile(path, bytes);
+  return file.ok() ? Publish(*file) : file.status();
 }
 
 void RawOutput::LeaveOutSections(absl::string_view but) {
@@ -141,8 +152,9 @@ absl::Status RawOutput::ToFirecracker() {
   if (!file.ok()) return file.status();
   absl::Status written = WriteFlat(*file, base ? &*base : nullptr);
   if (!written.ok()) return written;
-  if (with_state) written = WriteSmallFile(options_.in.vmstate, *state);
-  return written.ok() ? Publish(*file) : written;
+  if (!with_state) return Publish(*file);
+  absl::StatusOr<NewFile> beside = StageSmallFile(options_.in.vmstate, *state);
+  return beside.ok() ? Publish(*file, &*beside) : beside.status();
 }
 
 absl::Status RawOutput::OpenBases(std::vector<File>& files) const {
