@@ -22,7 +22,8 @@ namespace ramjet {
 namespace {
 
 constexpr uint64_t kPage = 4096;
-constexpr uint64_t kLengths[] = {3 * (2 << 20) + 7 * kPage, kPage, 5 * (2 << 20) - 512};
+constexpr uint64_t kWindow = 2 << 20;  // what a thread takes at once
+constexpr uint64_t kLengths[] = {3 * kWindow + 7 * kPage, kPage, 5 * kWindow - 512};
 
 // Memory whose pages are zero, a few of one kind behind the other, or random.
 std::vector<uint8_t> SomeMemory(uint64_t length, std::mt19937& random) {

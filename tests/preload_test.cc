@@ -127,6 +127,8 @@ TEST(Preload, AProgramThatLoadsNothingIsUntouched) {
   EXPECT_THAT(ReadFile(stats_path), IsEmpty());
 }
 
+constexpr uint64_t kPage = 4096;
+
 // Who asks for checksums gets nothing into the guest that they do not vouch for.
 class PreloadChecksums : public ::testing::Test {
  protected:
@@ -139,8 +141,8 @@ class PreloadChecksums : public ::testing::Test {
   static void Write(const std::string& path, const std::string& state, uint64_t pages) {
     SnapshotContent content;
     content.blocks = {{.idstr = "pc.ram",
-                       .used_length = 1024 * 4096,
-                       .page_size = 4096,
+                       .used_length = 1024 * kPage,
+                       .page_size = kPage,
                        .nonzero = {{8, pages}}}};
     content.devices.push_back({.name = "timer", .payload = state});
     ASSERT_TRUE(WriteSnapshot(content, path).ok());
@@ -150,7 +152,7 @@ class PreloadChecksums : public ::testing::Test {
     return *Snapshot::Open(*File::Open(path));
   }
   void Damage(uint64_t page) const {
-    const uint64_t at = Open(snapshot_)->blocks()[0].pages_offset + page * 4096 + 5;
+    const uint64_t at = Open(snapshot_)->blocks()[0].pages_offset + page * kPage + 5;
     std::fstream file(snapshot_, std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(static_cast<std::streamoff>(at)).put('x');
   }
