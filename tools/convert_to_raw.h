@@ -7,8 +7,8 @@
 
 namespace ramjet {
 
-// A raw image; or what Firecracker or Cloud Hypervisor have, as the options say. On failure there is
-// nothing new.
+// A raw image; or what Firecracker or Cloud Hypervisor have, as the options say. On failure there
+// is nothing new.
 absl::Status ConvertToRaw(Conversion& conversion);
 
 }  // namespace ramjet
