@@ -55,11 +55,9 @@ bool AnyDiscarded(const RamBlock& block, PageRun window) {
 absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
                                                             const Snapshot& snapshot) {
   if (path.empty()) return std::nullopt;
-  absl::StatusOr<Checksums> checksums = ReadChecksums(path);
-  if (!checksums.ok()) return checksums.status();
-  absl::StatusOr<BoundChecksums> bound = BoundChecksums::Bind(*std::move(checksums), snapshot);
-  if (bound.ok()) return *std::move(bound);
-  return absl::Status(bound.status().code(), absl::StrCat(path, ": ", bound.status().message()));
+  absl::StatusOr<BoundChecksums> bound = BoundChecksums::Read(path, snapshot);
+  if (!bound.ok()) return bound.status();
+  return *std::move(bound);
 }
 
 std::optional<CheckedSource> Check(const PageSource& source,

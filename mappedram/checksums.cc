@@ -153,24 +153,22 @@ absl::StatusOr<Checksums> ReadChecksums(const std::string& path) {
                       absl::StrCat(path, ": ", checksums.status().message()));
 }
 
-absl::StatusOr<NewFile> StageChecksums(const Checksums& checksums, const std::string& path) {
+absl::Status StageChecksums(const Checksums& checksums, const NewFile& file) {
   const std::string bytes = EncodeChecksums(checksums);
-  absl::StatusOr<NewFile> file = NewFile::Create(path, {});
-  if (!file.ok()) return file.status();
   absl::Status status =
-      file->WriteAt(0, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
-  if (status.ok()) status = file->Sync();
-  if (!status.ok()) return status;
-  return file;
+      file.WriteAt(0, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  return status.ok() ? file.Sync() : status;
 }
 
-absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads) {
+absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads,
+                                           const std::function<bool()>& cancelled) {
   std::vector<std::vector<uint32_t>> crcs;
   for (const SnapshotBlock& block : snapshot.blocks()) {
     crcs.emplace_back(RunCount(block.pages(), Checksums::kPagesPerRun));
   }
   absl::Status walked = WalkPages(
       snapshot, threads, [&](const WalkStep& step, absl::Span<uint8_t> buffer) -> absl::Status {
+        if (cancelled != nullptr && cancelled()) return absl::CancelledError("cancelled");
         absl::Status read = ReadStep(snapshot, snapshot, step, buffer);
         if (!read.ok()) return read;
         const uint64_t page_size = snapshot.blocks()[step.block].page_size;
@@ -232,6 +230,15 @@ absl::StatusOr<BoundChecksums> BoundChecksums::Bind(Checksums checksums, const S
         absl::StrCat("the checksums are of another snapshot than ", snapshot.file().name()));
   }
   return BoundChecksums(std::move(checksums), snapshot);
+}
+
+absl::StatusOr<BoundChecksums> BoundChecksums::Read(const std::string& path,
+                                                    const Snapshot& snapshot) {
+  absl::StatusOr<Checksums> checksums = ReadChecksums(path);
+  if (!checksums.ok()) return checksums.status();
+  absl::StatusOr<BoundChecksums> bound = Bind(*std::move(checksums), snapshot);
+  if (bound.ok()) return bound;
+  return absl::Status(bound.status().code(), absl::StrCat(path, ": ", bound.status().message()));
 }
 
 BoundChecksums::BoundChecksums(Checksums checksums, const Snapshot& snapshot)

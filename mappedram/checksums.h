@@ -25,6 +25,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -82,12 +83,13 @@ absl::StatusOr<Checksums> DecodeChecksums(absl::string_view bytes);
 // Decodes the file `path`; the message names it.
 absl::StatusOr<Checksums> ReadChecksums(const std::string& path);
 
-// Writes them to the disk. The file is there once it is published.
-absl::StatusOr<NewFile> StageChecksums(const Checksums& checksums, const std::string& path);
+// Writes them to the disk, into a file that has nothing yet and is there once it is published.
+absl::Status StageChecksums(const Checksums& checksums, const NewFile& file);
 
-// Of all of a snapshot's pages, which are read on several threads (page_walk.h). REQUIRES: no
-// bitmap was taken.
-absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads = 0);
+// Of all of a snapshot's pages, which are read on several threads (page_walk.h). Cancelled:
+// `cancelled`, which any of them asks every now and then, said so. REQUIRES: no bitmap was taken.
+absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads = 0,
+                                           const std::function<bool()>& cancelled = nullptr);
 
 // The same of sums that are known: `crcs` of each block have one of every run, whatever it is of
 // those without pages.
@@ -100,6 +102,8 @@ class BoundChecksums {
   // FailedPrecondition: they are of another snapshot. DataLoss, Unavailable: it cannot be read.
   // REQUIRES: no bitmap of it was taken; it may be afterwards.
   static absl::StatusOr<BoundChecksums> Bind(Checksums checksums, const Snapshot& snapshot);
+  // Those of the file `path`, which all messages name; also fails where ReadChecksums() does.
+  static absl::StatusOr<BoundChecksums> Read(const std::string& path, const Snapshot& snapshot);
 
   const Checksums& checksums() const { return checksums_; }
 

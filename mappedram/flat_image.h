@@ -1,4 +1,4 @@
-// Writes RAM as plain bytes, one block behind the other.
+// Writes RAM as plain bytes, one block behind the other, by several threads.
 #ifndef RAMJET_MAPPEDRAM_FLAT_IMAGE_H_
 #define RAMJET_MAPPEDRAM_FLAT_IMAGE_H_
 
@@ -23,12 +23,18 @@ class FlatImage {
     uint64_t length = 0;  // bytes
   };
 
+  struct Options {
+    unsigned threads = 0;   // that read, look for zeros and write; 0: as many as suit the machine
+    bool writeback = true;  // the disk begins with what is written, for the caller will sync
+  };
+
   // `base`, of all blocks as one, outlives the image; null: none.
-  explicit FlatImage(std::vector<Block> blocks, const RamSource* base = nullptr)
-      : blocks_(std::move(blocks)), base_(base) {}
+  FlatImage(std::vector<Block> blocks, const RamSource* base, Options options)
+      : blocks_(std::move(blocks)), base_(base), options_(options) {}
 
   // Once. The caller syncs and publishes `file`. InvalidArgument: a block does not begin where the
-  // file system can have a hole end, which a diff needs; Cancelled; the sources' and the system's.
+  // file system can have a hole end, which a diff needs; Cancelled; the sources' and the system's,
+  // after which `file` holds anything.
   absl::Status Write(const NewFile& file);
 
   uint64_t total_bytes() const;
@@ -38,14 +44,11 @@ class FlatImage {
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
-  absl::Status WriteBlock(const NewFile& file, const Block& block, uint64_t offset, uint64_t unit);
-  absl::Status WriteWindow(const NewFile& file, const Block& block, uint64_t offset,
-                           RamSource::Extent window, uint64_t unit);
+  class Job;
 
   const std::vector<Block> blocks_;
   const RamSource* const base_;
-  std::vector<uint8_t> bytes_;
-  std::vector<uint8_t> base_bytes_;
+  const Options options_;
   // relaxed, all of them: they say nothing of other memory
   std::atomic<uint64_t> done_bytes_{0};
   std::atomic<uint64_t> written_bytes_{0};

@@ -14,11 +14,11 @@
 
 namespace ramjet {
 
-// What Firecracker's diff snapshots are: a hole means "as in the layer below", and zero in the
-// lowest. Written zeros are zeros.
+// What Firecracker's diff snapshots are: a hole, and what is behind a layer's end, means "as in the
+// layer below", and zero in the lowest. Written zeros are zeros.
 class LayeredSource : public RamSource {
  public:
-  // `files`, the topmost first, outlive the source. REQUIRES: at least one, all of one length.
+  // `files`, the topmost first, outlive the source. REQUIRES: at least one.
   // `begin` is where in each of them the block begins.
   LayeredSource(const std::vector<const File*>& files, uint64_t begin);
 

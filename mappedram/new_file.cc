@@ -110,29 +110,57 @@ absl::Status NewFile::Sync() const {
 }
 
 absl::Status NewFile::Publish() {
-  if (absl::Status status = BeforeWrite(); !status.ok()) return status;
-  const auto link_as = [this](const std::string& name) {
-    return linkat(AT_FDCWD, ProcPath(fd_).c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
-  };
+  absl::Status status = BeforeWrite();
   // Where there is nothing to replace, a link is all it takes: whoever is killed leaves no other
-  // name. A link replaces nothing, so else it takes a name to be renamed.
-  const bool named = !temporary_there_ && link_as(path_);
-  if (!named && !temporary_there_) {
-    unlink(temporary_.c_str());
-    temporary_there_ = link_as(temporary_);
-    if (!temporary_there_) return Error(errno, "cannot be given its name");
+  // name.
+  if (status.ok() && (temporary_there_ || !LinkAs(path_))) {
+    status = NameTemporarily();
+    if (status.ok()) status = Rename();
   }
-  if (!named && rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (status.ok()) SyncDirectory();
+  return status;
+}
+
+absl::Status NewFile::PublishBoth(NewFile& first, NewFile& second) {
+  absl::Status status = first.BeforeWrite();
+  if (status.ok()) status = second.BeforeWrite();
+  if (status.ok()) status = first.NameTemporarily();
+  if (status.ok()) status = second.NameTemporarily();
+  if (status.ok()) status = first.Rename();
+  if (!status.ok()) return status;
+  status = second.Rename();
+  if (!status.ok()) unlink(first.path_.c_str());
+  first.SyncDirectory();
+  second.SyncDirectory();
+  return status;
+}
+
+bool NewFile::LinkAs(const std::string& name) const {
+  return linkat(AT_FDCWD, ProcPath(fd_).c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+absl::Status NewFile::NameTemporarily() {
+  if (temporary_there_) return absl::OkStatus();
+  // A link replaces nothing, so it takes a name to be renamed.
+  unlink(temporary_.c_str());
+  temporary_there_ = LinkAs(temporary_);
+  return temporary_there_ ? absl::OkStatus() : Error(errno, "cannot be given its name");
+}
+
+absl::Status NewFile::Rename() {
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) {
     return Error(errno, "cannot be given its name");
   }
   temporary_there_ = false;
-  // So that the name survives what the content does. Some file systems sync no directories.
-  const int directory = open(DirectoryOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory >= 0) {
-    (void)fsync(directory);
-    close(directory);
-  }
   return absl::OkStatus();
+}
+
+// So that the name survives what the content does. Some file systems sync no directories.
+void NewFile::SyncDirectory() const {
+  const int directory = open(DirectoryOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return;
+  (void)fsync(directory);
+  close(directory);
 }
 
 absl::Status NewFile::Error(int error, const char* what) const {

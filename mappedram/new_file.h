@@ -59,11 +59,20 @@ class NewFile {
 
   // Names the file, in place of what had that name. Once.
   absl::Status Publish();
+  // The same of two files, of which the second says something of the first: where one of them
+  // cannot be named, neither is, and nothing is called as the first. Who ends in the middle of it
+  // leaves the first alone.
+  static absl::Status PublishBoth(NewFile& first, NewFile& second);
 
  private:
   NewFile(std::string path, Options options);
   absl::Status Error(int error, const char* what) const;
   absl::Status BeforeWrite() const;
+  bool LinkAs(const std::string& name) const;
+  // The steps of Publish(): all that may lack room on the disk comes first.
+  absl::Status NameTemporarily();
+  absl::Status Rename();
+  void SyncDirectory() const;
 
   std::string path_;
   Options options_;

@@ -29,11 +29,14 @@ absl::StatusOr<std::optional<RamSource::Extent>> FileSource::NextExtent(uint64_t
   const uint64_t end = std::min(begin_ + limit, file_.size());
   if (begin_ + offset >= end) return std::nullopt;
   const off_t data = seek(begin_ + offset, SEEK_DATA);
+  const off_t hole = data < 0 ? data : seek(static_cast<uint64_t>(data), SEEK_HOLE);
+  const int error = errno;
+  // A file that was cut has holes, too, and nobody would read there.
+  if (absl::Status unchanged = file_.CheckUnchanged(); !unchanged.ok()) return unchanged;
   // ENXIO: there is nothing but a hole up to the end. Where holes cannot be asked for, all is data.
-  if (data < 0 && errno == ENXIO) return std::nullopt;
+  if (data < 0 && error == ENXIO) return std::nullopt;
   const uint64_t first = data < 0 ? begin_ + offset : static_cast<uint64_t>(data);
   if (first >= end) return std::nullopt;
-  const off_t hole = seek(first, SEEK_HOLE);
   const uint64_t last = hole < 0 ? end : std::min(end, static_cast<uint64_t>(hole));
   return Extent{first - begin_, last - first};
 }

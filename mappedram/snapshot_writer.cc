@@ -93,7 +93,8 @@ absl::Status CheckBlocks(const std::vector<NewBlock>& blocks, const StreamParts&
 // One Write().
 class SnapshotWriter::Job {
  public:
-  Job(SnapshotWriter& writer, NewFile& file);
+  // `checksums`: null, if none are asked for.
+  Job(SnapshotWriter& writer, NewFile& file, NewFile* checksums);
 
   // All but the names.
   absl::Status Run();
@@ -136,7 +137,7 @@ class SnapshotWriter::Job {
 
   SnapshotWriter& writer_;
   NewFile& file_;
-  std::optional<NewFile> checksums_;
+  NewFile* const checksums_;
   const std::vector<NewBlock>& blocks_;
   // Constant once they are laid out, but for the bits.
   std::vector<Place> places_;
@@ -149,8 +150,8 @@ class SnapshotWriter::Job {
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 };
 
-SnapshotWriter::Job::Job(SnapshotWriter& writer, NewFile& file)
-    : writer_(writer), file_(file), blocks_(writer.blocks_) {
+SnapshotWriter::Job::Job(SnapshotWriter& writer, NewFile& file, NewFile* checksums)
+    : writer_(writer), file_(file), checksums_(checksums), blocks_(writer.blocks_) {
   LayOut();
 }
 
@@ -177,7 +178,7 @@ void SnapshotWriter::Job::LayOut() {
           RoundUp(place.bitmap_offset + place.nonzero.word_count() * sizeof(uint64_t),
                   writer_.options_.pages_alignment);
     }
-    if (!writer_.options_.checksums_path.empty()) {
+    if (checksums_ != nullptr) {
       place.crcs.resize((block.used_length / block.page_size + Checksums::kPagesPerRun - 1) /
                         Checksums::kPagesPerRun);
     }
@@ -216,9 +217,7 @@ absl::Status SnapshotWriter::Job::Run() {
 // The sums behind the snapshot: what is beside a snapshot for the moment then are another's, which
 // is noticed.
 absl::Status SnapshotWriter::Job::Publish() {
-  absl::Status status = file_.Publish();
-  if (status.ok() && checksums_.has_value()) status = checksums_->Publish();
-  return status;
+  return checksums_ == nullptr ? file_.Publish() : NewFile::PublishBoth(file_, *checksums_);
 }
 
 absl::Status SnapshotWriter::Job::Cancelled() const {
@@ -406,15 +405,11 @@ absl::Status SnapshotWriter::Job::Check() {
   const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
       Snapshot::Open(*std::move(file), writer_.options_.stream_offset);
   if (!snapshot.ok()) return snapshot.status();
-  if (writer_.options_.checksums_path.empty()) return absl::OkStatus();
+  if (checksums_ == nullptr) return absl::OkStatus();
   std::vector<std::vector<uint32_t>> crcs;
   for (Place& place : places_) crcs.push_back(std::move(place.crcs));
   const absl::StatusOr<Checksums> checksums = AssembleChecksums(**snapshot, crcs);
-  if (!checksums.ok()) return checksums.status();
-  absl::StatusOr<NewFile> staged = StageChecksums(*checksums, writer_.options_.checksums_path);
-  if (!staged.ok()) return staged.status();
-  checksums_.emplace(*std::move(staged));
-  return absl::OkStatus();
+  return checksums.ok() ? StageChecksums(*checksums, *checksums_) : checksums.status();
 }
 
 SnapshotWriter::SnapshotWriter(StreamParts stream, std::vector<NewBlock> blocks, Options options)
@@ -429,7 +424,14 @@ absl::Status SnapshotWriter::Write(const std::string& path) {
   absl::StatusOr<NewFile> file =
       NewFile::Create(path, {.direct = options_.direct, .before_write = options_.before_write});
   if (!file.ok()) return file.status();
-  Job job(*this, *file);
+  // Before all that takes long: where it cannot be is known at once.
+  std::optional<NewFile> checksums;
+  if (!options_.checksums_path.empty()) {
+    absl::StatusOr<NewFile> created = NewFile::Create(options_.checksums_path, {});
+    if (!created.ok()) return created.status();
+    checksums.emplace(*std::move(created));
+  }
+  Job job(*this, *file, checksums.has_value() ? &*checksums : nullptr);
   status = job.Run();
   if (status.ok()) status = job.Publish();
   return status;

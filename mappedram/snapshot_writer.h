@@ -56,7 +56,8 @@ class SnapshotWriter {
     bool direct = false;
     // Off: the file is whole for whoever opens it, but may not outlive a crash of the machine.
     bool sync = true;
-    // Where checksums of what is written go (checksums.h); empty: there are none. Needs `check`.
+    // Where checksums of what is written go (checksums.h), which then are there with the file or
+    // not at all; empty: there are none. Needs `check`.
     std::string checksums_path = "";
     // Off, for tests of what reads: whatever is asked for is written, sense or nonsense.
     bool check = true;

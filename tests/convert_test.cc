@@ -27,6 +27,8 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mappedram/checksums.h"
+#include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
 #include "tests/snapshot_content.h"
 #include "tools/guest_image.h"
@@ -151,16 +153,17 @@ class Convert : public testing::Test {
   }
 
   // A directory as Cloud Hypervisor leaves it: two ranges, the higher one first.
-  std::string MakeCloudHypervisorSnapshot() const {
+  std::string MakeCloudHypervisorSnapshot(uint64_t high_pages = 32, uint64_t low_pages = 16) const {
     std::string directory = Path("ch");
     std::filesystem::create_directory(directory);
     Write(directory + "/config.json", R"({"cpus":{"boot_vcpus":1}})");
     Write(directory + "/state.json",
-          R"({"snapshots":{"cpu-manager":{"snapshots":{},"snapshot_data":null},"memory-manager":)"
-          R"({"snapshots":{},"snapshot_data":{"state":"{\"memory_ranges\":{\"data\":[)"
-          R"({\"gpa\":4294967296,\"length\":131072},{\"gpa\":0,\"length\":65536}]},)"
-          R"(\"boot_ram\":196608}"}}}})");
-    ImageFile memory(directory + "/memory-ranges", 48);
+          absl::StrCat(R"({"snapshots":{"cpu-manager":{"snapshots":{},"snapshot_data":null},)",
+                       R"("memory-manager":{"snapshots":{},"snapshot_data":{"state":")",
+                       R"({\"memory_ranges\":{\"data\":[{\"gpa\":4294967296,\"length\":)",
+                       high_pages * kPage, R"(},{\"gpa\":0,\"length\":)", low_pages * kPage,
+                       R"(}]},\"boot_ram\":)", (high_pages + low_pages) * kPage, R"(}"}}}})"));
+    ImageFile memory(directory + "/memory-ranges", high_pages + low_pages);
     memory.Put(0, 3, '?').Put(30, 7, '?').Put(40, 2, '\0');
     return directory;
   }
@@ -410,6 +413,26 @@ TEST_F(ConvertSnapshot, DeviceStateWithoutAPlaceIsNamed) {
       "has no section \"cloud-hypervisor/state.json\"");
 }
 
+TEST_F(ConvertSnapshot, ChecksumsAreThoseOfTheFileOrThereIsNeither) {
+  ASSERT_NO_FATAL_FAILURE(WriteSource());
+  ConvertOptions options = {
+      .in = {.path = Path("source.mr")}, .out = Path("out.mr"), .checksums = Path("none/out.crc")};
+  ExpectRefusal(options, "none/out.crc: cannot be created");
+  options.checksums = Path("out.crc");
+  options.json = true;
+  const Result result = Run(options);
+  EXPECT_EQ(result.exit_status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("\"checksums\":\"" + Path("out.crc") + "\""));
+  const absl::StatusOr<Checksums> sums = ReadChecksums(Path("out.crc"));
+  ASSERT_TRUE(sums.ok()) << sums.status();
+  EXPECT_EQ(*sums, *ComputeChecksums(*Open(Path("out.mr"))));
+
+  options.to = ImageFormat::kRaw;
+  const Result usage = Run(options);
+  EXPECT_EQ(usage.exit_status, 2);
+  EXPECT_THAT(usage.err, HasSubstr("--checksums is for mapped-ram and libvirt"));
+}
+
 // What goes wrong while it is written: a limit on the size of files stands for a full disk.
 TEST_F(ConvertSnapshot, FullDiskLeavesNothing) {
   ASSERT_NO_FATAL_FAILURE(WriteSource());
@@ -423,7 +446,9 @@ TEST_F(ConvertSnapshot, FullDiskLeavesNothing) {
                                ImageFormat::kFirecracker, ImageFormat::kCloudHypervisor}) {
     SCOPED_TRACE(NameOf(to));
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-    ExpectRefusal({.in = {.path = Path("ch.mr")}, .out = Path("out"), .to = to}, "File too large");
+    ConvertOptions options = {.in = {.path = Path("ch.mr")}, .out = Path("out"), .to = to};
+    if (to == ImageFormat::kMappedRam) options.checksums = Path("out.crc");
+    ExpectRefusal(options, "File too large");
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   }
   signal(SIGXFSZ, SIG_DFL);
@@ -449,47 +474,136 @@ TEST_F(Convert, CtrlCLeavesNothing) {
   pthread_sigmask(SIG_BLOCK, &interrupt, &before);
   kill(getpid(), SIGINT);
   for (const ImageFormat to : {ImageFormat::kMappedRam, ImageFormat::kRaw}) {
-    ExpectRefusal({.in = From(ImageFormat::kRaw, image.path()), .out = Path("out"), .to = to},
-                  "out: its writing was cancelled");
+    ConvertOptions options = {
+        .in = From(ImageFormat::kRaw, image.path()), .out = Path("out"), .to = to};
+    if (to == ImageFormat::kMappedRam) options.checksums = Path("out.crc");
+    ExpectRefusal(options, "out: its writing was cancelled");
   }
   int received = 0;
   EXPECT_EQ(sigwait(&interrupt, &received), 0);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-// At any moment, by a timer.
-TEST_F(Convert, KilledConversionLeavesNoFileThatOpensAndLacksAnything) {
-  ImageFile image(Path("image"), 4096);
-  image.Put(0, 4096, '?');
-  const auto convert = [&](int64_t kill_after_us) {
+// Killed at any moment, by a timer: what then has a name is whole.
+class KilledConvert : public Convert, public testing::WithParamInterface<ImageFormat> {
+ protected:
+  static constexpr int kKills = 200;
+  static constexpr uint64_t kPages = 2048;
+
+  KilledConvert() {
+    const std::string directory = MakeCloudHypervisorSnapshot(kPages / 2, kPages / 2);
+    memory_ = ImageFile(directory + "/memory-ranges", kPages).Put(0, kPages, '?').bytes();
+    Write(Path("vm.state"), "state of the VMM");
+    ConvertOptions options = {.in = {.path = directory}, .out = Path("vm.mr")};
+    if (GetParam() == ImageFormat::kFirecracker) {
+      options.in = From(GetParam(), directory + "/memory-ranges");
+      options.in.vmstate = Path("vm.state");
+    }
+    Must(options);
+  }
+
+  // Into a directory of its own. Returns how the process that did it has ended.
+  int ConvertAndKillAfter(int64_t us) const {
+    std::filesystem::remove_all(Path("target"));
+    std::filesystem::create_directory(Path("target"));
     const pid_t child = fork();
     if (child == 0) {
-      const itimerval timer = {{0, 0}, {kill_after_us / 1000000, kill_after_us % 1000000}};
+      const itimerval timer = {{0, 0}, {us / 1000000, us % 1000000}};
       setitimer(ITIMER_REAL, &timer, nullptr);
       const int null = open("/dev/null", O_WRONLY);
       dup2(null, STDOUT_FILENO);
-      _exit(RunConvert({.in = From(ImageFormat::kRaw, image.path()), .out = Path("out.mr")}));
+      dup2(null, STDERR_FILENO);
+      ConvertOptions options = {
+          .in = {.path = Path("vm.mr")}, .out = Path("target/out"), .to = GetParam()};
+      if (GetParam() == ImageFormat::kMappedRam) options.checksums = Path("target/out.crc");
+      if (GetParam() == ImageFormat::kFirecracker) options.in.vmstate = Path("target/out.state");
+      _exit(RunConvert(options));
     }
     int status = 0;
     EXPECT_EQ(waitpid(child, &status, 0), child);
     return status;
-  };
-  const absl::Time begun = absl::Now();
-  ASSERT_EQ(convert(0), 0);
-  const int64_t whole_us = absl::ToInt64Microseconds(absl::Now() - begun);
-  std::mt19937_64 random(7);
-  int killed = 0;
-  for (int i = 0; i < 50; ++i) {
-    std::filesystem::remove(Path("out.mr"));
-    const int64_t after_us = 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(whole_us));
-    if (WIFSIGNALED(convert(after_us))) ++killed;
-    if (!std::filesystem::exists(Path("out.mr"))) continue;
-    const auto snapshot = Open(Path("out.mr"));
-    ASSERT_NE(snapshot, nullptr);
-    EXPECT_EQ(snapshot->blocks()[0].nonzero_pages, 4096u);
   }
-  EXPECT_GT(killed, 0);
+
+  void ExpectWholeSnapshot(const std::string& path) const {
+    const auto snapshot = Open(path);
+    ASSERT_NE(snapshot, nullptr);
+    std::string bytes;
+    for (size_t i = 0; i < snapshot->blocks().size(); ++i) {
+      std::vector<uint8_t> block(snapshot->blocks()[i].used_length);
+      ASSERT_TRUE(SnapshotSource(*snapshot, i).Read(0, absl::MakeSpan(block)).ok());
+      bytes.append(block.begin(), block.end());
+    }
+    EXPECT_TRUE(bytes == memory_);
+    if (!std::filesystem::exists(Path("target/out.crc"))) return;
+    const absl::Status bound = BoundChecksums::Read(Path("target/out.crc"), *snapshot).status();
+    EXPECT_TRUE(bound.ok()) << bound;
+  }
+
+  // Under whatever name, also such as a file has for a moment before its own.
+  void ExpectNoLie() const {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(Path("target"))) {
+      const std::string path = entry.path();
+      const std::string name = entry.path().filename();
+      SCOPED_TRACE(path);
+      if (entry.is_directory()) continue;
+      if (name.find(".crc") != std::string::npos) {
+        EXPECT_TRUE(ReadChecksums(path).ok());
+      } else if (const size_t end = name.find(".json"); end != std::string::npos) {
+        EXPECT_EQ(Content(path), Content(Path("ch/") + name.substr(0, end) + ".json"));
+      } else if (name.find(".state") != std::string::npos) {
+        EXPECT_EQ(Content(path), Content(Path("vm.state")));
+      } else if (GetParam() == ImageFormat::kMappedRam) {
+        ExpectWholeSnapshot(path);
+      } else {
+        EXPECT_TRUE(Content(path) == memory_);
+      }
+    }
+    const std::string out = Path("target/out");
+    if (GetParam() == ImageFormat::kCloudHypervisor && std::filesystem::exists(out)) {
+      for (const char* name : {"/config.json", "/state.json", "/memory-ranges"}) {
+        EXPECT_TRUE(std::filesystem::exists(out + name)) << name;
+      }
+    }
+    for (const char* const beside : {".crc", ".state"}) {
+      EXPECT_TRUE(std::filesystem::exists(out) || !std::filesystem::exists(out + beside));
+    }
+  }
+
+  std::string memory_;
+};
+
+TEST_P(KilledConvert, LeavesNothingThatLacksAnything) {
+  absl::Time begun = absl::Now();
+  ASSERT_EQ(ConvertAndKillAfter(0), 0);  // 0: never
+  auto whole_us = static_cast<double>(absl::ToInt64Microseconds(absl::Now() - begun));
+  ExpectNoLie();
+  EXPECT_TRUE(std::filesystem::exists(Path("target/out")));
+  std::mt19937 random(7);
+  std::uniform_real_distribution<double> part(0, 1);
+  int without = 0;
+  for (int killed = 0; killed < kKills && !HasFailure();) {
+    const double at = (killed + part(random)) / kKills;  // all of the time has its share
+    SCOPED_TRACE(at);
+    if (!WIFSIGNALED(ConvertAndKillAfter(1 + static_cast<int64_t>(at * whole_us)))) {
+      EXPECT_TRUE(std::filesystem::exists(Path("target/out")));
+      whole_us *= 0.99;  // it ended before; the first time was longer than it takes
+    } else {
+      ++killed;
+      without += std::filesystem::exists(Path("target/out")) ? 0 : 1;
+    }
+    ExpectNoLie();
+  }
+  EXPECT_GT(without, kKills / 2);
 }
+
+INSTANTIATE_TEST_SUITE_P(Formats, KilledConvert,
+                         testing::Values(ImageFormat::kMappedRam, ImageFormat::kRaw,
+                                         ImageFormat::kFirecracker, ImageFormat::kCloudHypervisor),
+                         [](const auto& test) {
+                           std::string name(NameOf(test.param));
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace ramjet

@@ -120,6 +120,8 @@ TEST(Checksums, ThoseOfTheWriterAreThoseOfTheFile) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(*read, *computed);
   EXPECT_GT(read->runs(), 100u);
+  EXPECT_THAT(ComputeChecksums(*Open(file), 2, [] { return true; }).status(),
+              StatusIs(StatusCode::kCancelled, ""));
 }
 
 TEST(Checksums, ThoseOfAnotherSnapshotAreNotTakenForThisOnes) {

@@ -335,6 +335,28 @@ void WithoutPermission(Client& client) {
   WithoutPermissionLater(client);
 }
 
+// As a migration through a socket, or a command, comes.
+void FromAPipe(Client& client) {
+  std::vector<uint8_t> head(64);
+  Check(pread(client.fd(), head.data(), head.size(), 0) == 64, "the stream can be read");
+  int ends[2];
+  Check(pipe(ends) == 0 && write(ends[1], head.data(), head.size()) == 64, "pipe");
+  const iovec iov{.iov_base = head.data(), .iov_len = head.size()};
+  Check(readv(ends[0], &iov, 1) == 64, "the pipe can be read");
+}
+
+// The block in reads of two parts each, which QEMU does not do.
+void InTwoParts(Client& client) {
+  client.MapPrivate();
+  client.Load([](int fd, void* to, size_t length, uint64_t offset) {
+    auto* const bytes = static_cast<uint8_t*>(to);
+    const iovec parts[] = {{.iov_base = bytes, .iov_len = length / 2},
+                           {.iov_base = bytes + length / 2, .iov_len = length - length / 2}};
+    return preadv(fd, parts, 2, static_cast<off_t>(offset));
+  });
+  client.ExpectContent();
+}
+
 int Main(const std::string& path, const std::string& situation) {
   Client client(path);
   const auto load_by = [](PreadFunction function) {
@@ -374,6 +396,8 @@ int Main(const std::string& path, const std::string& situation) {
       {"kernel_writes", KernelWritesIntoMissingPages},
       {"without_permission_later", WithoutPermissionLater},
       {"without_permission", WithoutPermission},
+      {"from_a_pipe", FromAPipe},
+      {"in_two_parts", InTwoParts},
   };
   const auto found = situations.find(situation);
   Check(found != situations.end(), "the situation is known");

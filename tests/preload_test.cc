@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <set>
@@ -15,6 +16,9 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mappedram/checksums.h"
+#include "mappedram/file.h"
+#include "mappedram/snapshot.h"
 #include "tests/loader_testing.h"
 #include "tests/snapshot_content.h"
 #include "uffd/userfaultfd.h"
@@ -121,6 +125,105 @@ TEST(Preload, AProgramThatLoadsNothingIsUntouched) {
                 ("tools/ramjet run --stats " + stats_path + " -- sh -c 'exit 7'").c_str())),
             7);
   EXPECT_THAT(ReadFile(stats_path), IsEmpty());
+}
+
+constexpr uint64_t kPage = 4096;
+
+// Who asks for checksums gets nothing into the guest that they do not vouch for.
+class PreloadChecksums : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    Write(snapshot_, "ticking", 500);
+    Write(other_, "ticked", 500);
+  }
+
+  // And its checksums.
+  static void Write(const std::string& path, const std::string& state, uint64_t pages) {
+    SnapshotContent content;
+    content.blocks = {{.idstr = "pc.ram",
+                       .used_length = 1024 * kPage,
+                       .page_size = kPage,
+                       .nonzero = {{8, pages}}}};
+    content.devices.push_back({.name = "timer", .payload = state});
+    ASSERT_TRUE(WriteSnapshot(content, path).ok());
+    std::ofstream(path + ".crc") << EncodeChecksums(*ComputeChecksums(*Open(path)));
+  }
+  static std::unique_ptr<Snapshot> Open(const std::string& path) {
+    return *Snapshot::Open(*File::Open(path));
+  }
+  void Damage(uint64_t page) const {
+    const uint64_t at = Open(snapshot_)->blocks()[0].pages_offset + page * kPage + 5;
+    std::fstream file(snapshot_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(at)).put('x');
+  }
+
+  // Its exit status; what it says is in said_.
+  int Run(const std::string& flags, const std::string& command) {
+    const std::string errors = snapshot_ + ".err";
+    const int status = std::system(
+        ("tools/ramjet run --eager=off " + flags + " -- " + command + " 2>" + errors).c_str());
+    said_ = ReadFile(errors);
+    return WEXITSTATUS(status);
+  }
+  int Load(const std::string& sidecar, const std::string& situation) {
+    return Run("--stats " + snapshot_ + ".json --checksums " + sidecar,
+               "tests/preload_client " + snapshot_ + " " + situation);
+  }
+  void ExpectOneLine(const std::string& words) const {
+    EXPECT_THAT(said_, HasSubstr(words));
+    EXPECT_THAT(said_, ::testing::MatchesRegex("ramjet: [^\n]*\n"));
+  }
+
+  const std::string snapshot_ = ::testing::TempDir() + "/summed.mr";
+  const std::string other_ = ::testing::TempDir() + "/other.mr";
+  std::string said_;
+};
+
+TEST_F(PreloadChecksums, WhatTheyCannotVouchForIsRefusedBeforeTheVmBegins) {
+  const std::string started = snapshot_ + ".started";
+  const auto expect_refusal = [&](const std::string& flags, const std::string& words) {
+    EXPECT_EQ(Run(flags, "touch " + started), 1) << flags;
+    ExpectOneLine(words);
+    EXPECT_FALSE(std::filesystem::exists(started)) << flags;
+  };
+  const std::string incoming = " --incoming " + snapshot_;
+  const std::string damaged = snapshot_ + ".damaged";
+  std::ofstream(damaged) << ReadFile(snapshot_ + ".crc") << "more";
+  expect_refusal("--checksums " + other_ + ".crc" + incoming, "are of another snapshot than");
+  expect_refusal("--checksums " + damaged + incoming, damaged + ": ");
+  expect_refusal("--checksums " + damaged, damaged + ": ");
+  expect_refusal("--checksums " + snapshot_ + ".none" + incoming, "No such file");
+  expect_refusal("--checksums " + snapshot_ + ".crc --incoming " + damaged, damaged + ": ");
+  EXPECT_EQ(Run("--checksums " + snapshot_ + ".crc", "touch " + started), 0) << said_;
+}
+
+TEST_F(PreloadChecksums, SnapshotOfWhichTheyAreNotEndsTheVmThatLoadsIt) {
+  EXPECT_EQ(Load(other_ + ".crc", "pread"), 1);
+  ExpectOneLine("other.mr.crc: the checksums are of another snapshot than");
+  EXPECT_THAT(ReadFile(snapshot_ + ".json"), HasSubstr("are of another snapshot than"));
+  EXPECT_EQ(Load(snapshot_ + ".crc", "from_a_pipe"), 1);
+  ExpectOneLine("is no file, and cannot be compared with checksums: the VM is ended");
+}
+
+// All ways by which the VMM itself reads: their bytes are compared where they have got to.
+TEST_F(PreloadChecksums, WhatTheVmReadsItselfIsCompared) {
+  for (const char* const situation : {"mlock", "in_two_parts", "named_file"}) {
+    EXPECT_EQ(Load(snapshot_ + ".crc", situation), 0) << situation << said_;
+  }
+  Damage(300);
+  for (const char* const situation : {"mlock", "in_two_parts", "named_file"}) {
+    EXPECT_EQ(Load(snapshot_ + ".crc", situation), 1) << situation;
+    EXPECT_THAT(said_, HasSubstr("pages 288 to 303 of block \"pc.ram\" is not what was saved"));
+    EXPECT_THAT(said_, HasSubstr(": the VM is ended, for it may load nothing unchecked\n"));
+  }
+}
+
+TEST_F(PreloadChecksums, BlockThatIsTooSmallToBeLazyIsCompared) {
+  Write(snapshot_, "ticking", 50);
+  EXPECT_EQ(Load(snapshot_ + ".crc", "pread"), 0) << said_;
+  Damage(20);
+  EXPECT_EQ(Load(snapshot_ + ".crc", "pread"), 1);
+  ExpectOneLine("pages 16 to 31 of block \"pc.ram\" is not what was saved");
 }
 
 TEST(Preload, ExportsOnlyWhatItInterposes) {

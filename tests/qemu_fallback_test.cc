@@ -19,6 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "gtest/gtest.h"
 #include "tests/qemu_testing.h"
+#include "tools/child_process.h"
 #include "tools/fd.h"
 #include "tools/lazy_launch.h"
 
@@ -82,8 +83,10 @@ class QemuFallback : public testing::Test {
 
   // A paused load. `stats_path` empty: QEMU alone.
   static Ending Load(const std::string& file, const std::string& stats_path,
-                     const std::vector<std::string>& args = {}) {
+                     const std::vector<std::string>& args = {},
+                     const std::vector<std::string>& ramjet_flags = {}) {
     TargetOptions options;
+    options.ramjet_flags = ramjet_flags;
     options.guest = guest_;
     options.stats_path = stats_path;
     options.args = args;
@@ -217,6 +220,31 @@ TEST_F(QemuFallback, BitFlippedInTheNameOfTheMachine) {
   const std::string file = Copy("machine.mr");
   FlipBit(file, 14);
   EXPECT_TRUE(absl::StartsWith(ExpectSameEnding(file), "exit status 1"));
+}
+
+// What falls back is checked all the same; what cannot be is not loaded.
+TEST_F(QemuFallback, WithChecksumsNothingIsLoadedUnchecked) {
+  const std::string sums = scratch_->File("guest.crc");
+  const auto load = [&](const std::string& file) {
+    return Load(file, scratch_->File("stats.json"), {"-overcommit", "mem-lock=on"},
+                {"--checksums", sums});
+  };
+  const absl::StatusOr<CommandResult> made =
+      RunCommand({RamjetCommand(), "checksum", snapshot_, sums}, Soon());
+  ASSERT_TRUE(made.ok() && made->exit_status == 0) << made.status();
+  EXPECT_EQ(load(snapshot_).outcome, Load(snapshot_, "").outcome);
+
+  const std::string copy = Copy("damaged.mr");
+  FlipBit(copy, (64 << 20) + 123);
+  const Ending damaged = load(copy);
+  EXPECT_EQ(damaged.outcome, "exit status 1: ") << damaged.stderr_text;
+  EXPECT_TRUE(absl::StrContains(damaged.stderr_text, "is not what was saved"))
+      << damaged.stderr_text;
+  std::error_code error;
+  std::filesystem::resize_file(copy, 20 << 20, error);
+  const Ending cut = load(copy);
+  EXPECT_EQ(cut.outcome, "exit status 1: ") << cut.stderr_text;
+  EXPECT_TRUE(absl::StrContains(cut.stderr_text, "the VM is ended")) << cut.stderr_text;
 }
 
 // Not an error for anybody: the file has no checksums. The same wrong bit must come out.

@@ -225,6 +225,22 @@ TEST_P(QemuSaveWays, GuestRunsOnHereAndRunsWhereItIsLoaded) {
   EXPECT_EQ(BlockStats(*stats, "pc.ram").value("lazy", json()), true) << stats->dump(2);
 }
 
+// Also of a guest that was stopped for the save, of which the file is changed behind QEMU.
+TEST_P(QemuSaveWays, ChecksumsAreThoseOfTheFile) {
+  std::vector<std::string> flags = GetParam().flags;
+  flags.insert(flags.end(), {"--checksums", "--json"});
+  const absl::StatusOr<CommandResult> saved = Save(flags);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  ASSERT_EQ(saved->exit_status, 0) << saved->err;
+  const json report = json::parse(saved->out, nullptr, /*allow_exceptions=*/false);
+  EXPECT_EQ(report.value("checksums", ""), file_ + ".crc") << saved->out;
+  EXPECT_EQ(NamesIn(directory_), (std::set<std::string>{"vm.mr", "vm.mr.crc"}));
+  const absl::StatusOr<CommandResult> verified =
+      RunCommand({RamjetCommand(), "verify", file_, "--checksums", file_ + ".crc"}, Soon());
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_EQ(verified->exit_status, 0) << verified->err;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, QemuSaveWays,
                          testing::Values(Way{"Stopped", {}}, Way{"Live", {"--live"}},
                                          Way{"Multifd", {"--multifd-channels", "3"}},
@@ -283,7 +299,7 @@ TEST_F(QemuSave, CtrlCCancelsAndLeavesTheOldFile) {
     const json before = Settings(Source());
     ForgetEvents(Source(), "MIGRATION");
     absl::StatusOr<ChildProcess> save =
-        ChildProcess::Start(SaveCommand(Socket(), file_, {mode, "--rate", "1"}));
+        ChildProcess::Start(SaveCommand(Socket(), file_, {mode, "--checksums", "--rate", "1"}));
     ASSERT_TRUE(save.ok()) << save.status();
     ASSERT_NO_FATAL_FAILURE(WaitUntilSaving(Source()));
     ASSERT_EQ(kill(save->pid(), SIGINT), 0);
@@ -306,7 +322,7 @@ TEST_F(QemuSave, QemuThatEndsMeanwhileLeavesNothing) {
   absl::StatusOr<std::unique_ptr<QemuProcess>> qemu = QemuProcess::Start(Bare(socket));
   ASSERT_TRUE(qemu.ok()) << qemu.status();
   absl::StatusOr<ChildProcess> save =
-      ChildProcess::Start(SaveCommand(socket, file_, {"--rate", "1"}));
+      ChildProcess::Start(SaveCommand(socket, file_, {"--checksums", "--rate", "1"}));
   ASSERT_TRUE(save.ok()) << save.status();
   ASSERT_NO_FATAL_FAILURE(WaitUntilSaving(**qemu));
   qemu->reset();
@@ -351,6 +367,8 @@ TEST_F(QemuSave, WhereNoFileCanBeTheGuestIsNotTouched) {
   for (const std::string& path :
        {directory_ + "/none/vm.mr", directory_, std::string("/proc/vm.mr")}) {
     ExpectRefusal(RunCommand(SaveCommand(Socket(), path), Soon()), path + ": ");
+    ExpectRefusal(RunCommand(SaveCommand(Socket(), file_, {"--checksums=" + path}), Soon()),
+                  path + ": ");
   }
   EXPECT_EQ(State(Source()), "running");
   EXPECT_FALSE(Source().WaitForEvent("STOP", absl::InfinitePast()).ok());

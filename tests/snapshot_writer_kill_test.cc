@@ -218,6 +218,21 @@ TEST_F(SnapshotWriterKill, LimitOnTheSizeOfFilesIsNoSignal) {
   EXPECT_EQ(status, 0);
 }
 
+// Where the checksums are to be is a directory by the time that they are named, the last of all.
+TEST_F(SnapshotWriterKill, FileWhoseChecksumsCannotBeNamedHasNoNameEither) {
+  int writes = 0;
+  ASSERT_TRUE(Write(1, [&](int) { return ++writes, absl::OkStatus(); }).ok());
+  for (const std::string& name : Files()) std::filesystem::remove(PathOf(name.c_str()));
+  int count = 0;
+  const absl::Status failed = Write(1, [&](int) {
+    if (++count == writes) std::filesystem::create_directory(PathOf("vm.crc"));
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(failed.message(),
+            absl::StrCat(PathOf("vm.crc"), ": cannot be given its name: Is a directory"));
+  EXPECT_THAT(Files(), testing::ElementsAre("vm.crc"));
+}
+
 // As of a disk that goes, or a file that is cut off.
 class FailingSource : public RamSource {
  public:

@@ -121,6 +121,37 @@ TEST(Verify, ChecksumsThatCannotBeWrittenAreOneLine) {
             absl::StrCat("ramjet: ", nowhere, ": cannot be created: No such file or directory\n"));
 }
 
+TEST(Verify, ConvertMakesChecksumsInTheSameGo) {
+  const TempFile file(BytesOf(SmallContent()));
+  const TempFile out;
+  const TempFile sums;
+  const std::string convert = absl::StrCat("convert ", file.path(), " ", out.path());
+  for (const auto& [flag, sidecar] :
+       {std::pair(std::string("--checksums"), out.path() + ".crc"),
+        std::pair(absl::StrCat("--checksums=", sums.path()), sums.path())}) {
+    const Result made = Ramjet(absl::StrCat(convert, " ", flag));
+    EXPECT_EQ(made.status, 0) << made.err;
+    const Result good = Ramjet(absl::StrCat("verify ", out.path(), " --checksums ", sidecar));
+    EXPECT_EQ(good.status, 0) << good.err;
+    EXPECT_THAT(good.out, HasSubstr("and are what 5 checksums say"));
+  }
+  EXPECT_EQ(unlink((out.path() + ".crc").c_str()), 0);
+}
+
+TEST(Verify, ChecksumsReplaceNoSnapshot) {
+  const TempFile file(BytesOf(SmallContent()));
+  for (const std::string& command :
+       {absl::StrCat("checksum ", file.path(), " ", file.path()),
+        absl::StrCat("convert ", file.path(), " other.mr --checksums=", file.path()),
+        absl::StrCat("convert ", file.path(), " other.mr --checksums=./other.mr"),
+        std::string("save --qmp socket other.mr --checksums=./other.mr")}) {
+    const Result refused = Ramjet(command);
+    EXPECT_EQ(refused.status, 2) << command;
+    EXPECT_THAT(refused.err, HasSubstr("checksums: they would replace "));
+  }
+  EXPECT_EQ(file.Read(), BytesOf(SmallContent()));
+}
+
 TEST(Diff, PagesThatDifferAreNamedByBlock) {
   SnapshotContent content = SmallContent();
   const TempFile a(BytesOf(content));

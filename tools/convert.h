@@ -2,27 +2,9 @@
 #ifndef RAMJET_TOOLS_CONVERT_H_
 #define RAMJET_TOOLS_CONVERT_H_
 
-#include <string>
-#include <vector>
-
-#include "mappedram/snapshot_writer.h"
-#include "tools/guest_image.h"
+#include "tools/conversion.h"
 
 namespace ramjet {
-
-struct ConvertOptions {
-  GuestImageOptions in = {};  // if only the output is Firecracker's, bases and vmstate are its
-  std::string out = {};
-  ImageFormat to = ImageFormat::kMappedRam;
-  // To mapped-ram: a snapshot from which comes what `in` lacks: device state, other blocks,
-  // libvirt's header.
-  std::string like = {};
-  unsigned threads = 0;  // 0: as suits the machine
-  ZeroDetection zero_detection = ZeroDetection::kAllThreads;
-  bool direct = false;
-  bool sync = true;
-  bool json = false;
-};
 
 // Reads the one, writes the other, and prints what came of it on stdout: as text or as one object
 // of the schema "ramjet.convert/1". What the output has no place for is named in one line on

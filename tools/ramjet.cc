@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "loader/snapshot_loader.h"
@@ -103,7 +105,9 @@ constexpr char kSaveFooter[] =
     "meanwhile,\n"
     "and is stopped only for what it has changed last. FILE appears, or is replaced, when it is "
     "complete\n"
-    "and on the disk. Ctrl-C gives up and leaves no file; the guest runs on.\n"
+    "and on the disk, with its checksums or without either. Ctrl-C gives up and leaves no file; "
+    "the\n"
+    "guest runs on.\n"
     "\n"
     "QEMU has its monitor there by -qmp unix:qmp.sock,server=on,wait=off. It is handed the open "
     "file, and\n"
@@ -127,7 +131,8 @@ constexpr char kConvertFooter[] =
     "Hypervisor's JSON files become sections of the mapped-ram file, and files again on the way "
     "back.\n"
     "What has no place in OUT is named on stderr. OUT appears, or is replaced, when it is "
-    "complete.\n"
+    "complete,\n"
+    "with its checksums or without either.\n"
     "\n"
     "Example:\n"
     "  ramjet convert vm.mr smaller.mr                       # pages of zeros become holes\n"
@@ -165,6 +170,26 @@ constexpr char kDiffDescription[] =
     "Says in which pages the RAM of two snapshots differs. Exit status 0: in none; 1: in some, or "
     "a "
     "file cannot be read.";
+
+bool SameFile(const std::string& a, const std::string& b) {
+  std::error_code error;
+  const auto place = [&](const std::string& path) {
+    return std::filesystem::absolute(path, error).lexically_normal();
+  };
+  return place(a) == place(b) || std::filesystem::equivalent(a, b, error);
+}
+
+std::string SidecarOf(const std::string& snapshot) { return snapshot + ".crc"; }
+
+// Where --checksums says that those of `snapshot` go; empty: nowhere.
+std::string SidecarOf(const std::string& snapshot, const std::string& flag) {
+  return flag == "true" ? SidecarOf(snapshot) : flag;  // of a flag without a value, CLI11 has that
+}
+
+void ExpectOther(const std::string& sidecar, const std::string& snapshot) {
+  if (sidecar.empty() || !SameFile(sidecar, snapshot)) return;
+  throw CLI::ValidationError("checksums", "they would replace " + snapshot);
+}
 
 }  // namespace
 
@@ -239,10 +264,11 @@ int main(int argc, char** argv) {
          "snapshot or damaged")
       ->type_name("FILE")
       ->excludes(record);
-  run->add_option("--checksums", run_options.checksums,
-                  "Give the guest no page that has changed since FILE was made by ramjet checksum; "
-                  "such a\npage is as unreadable. Of another snapshot or damaged, QEMU loads by "
-                  "itself, and says so")
+  run->add_option(
+         "--checksums", run_options.checksums,
+         "Give the guest no page that has changed since FILE was made (ramjet checksum, or\n"
+         "--checksums of save and convert); such a page is as unreadable. What they cannot\n"
+         "vouch for, as another snapshot, is not loaded (exit status 1)")
       ->type_name("FILE");
   run->footer(kRunFooter);
 
@@ -269,6 +295,11 @@ int main(int argc, char** argv) {
                    "Write no more than that in a second, e.g. 200MB (default: no limit)")
       ->type_name("BYTES")
       ->transform(CLI::AsSizeValue(false));
+  std::string sidecar;
+  save->add_flag(
+      "--checksums", sidecar,
+      "Also make checksums of its pages, as ramjet checksum does, in FILE.crc; or where\n"
+      "--checksums=SIDECAR says");
   save->add_flag("!--no-sync", save_options.sync, "Do not wait until the file is on the disk");
   save->add_flag("--json", save_options.json, "Print one JSON object (schema ramjet.save/1)");
   save->footer(kSaveFooter);
@@ -317,13 +348,17 @@ int main(int argc, char** argv) {
       ->type_name("FILE");
   convert
       ->add_option("--threads", convert_options.threads,
-                   "How many write mapped-ram (default: as suits the machine)")
+                   "How many read and write (default: as suits the machine)")
       ->check(CLI::Range(1u, 64u));
   convert
       ->add_option("--zero-pages", zero_pages,
                    "Who finds them for mapped-ram: all threads (default), one, or none")
       ->check(CLI::IsMember({"all", "one", "none"}));
-  convert->add_flag("--direct-io", convert_options.direct, "Write mapped-ram past the page cache");
+  convert->add_flag("--direct-io", convert_options.direct, "Write OUT past the page cache");
+  convert->add_flag(
+      "--checksums", sidecar,
+      "Also make checksums of mapped-ram's pages, as ramjet checksum does, in OUT.crc; or where\n"
+      "--checksums=SIDECAR says");
   convert->add_flag("!--no-sync", convert_options.sync, "Do not wait until OUT is on the disk");
   convert->add_flag("--json", convert_options.json,
                     "Print one JSON object (schema ramjet.convert/1)");
@@ -464,6 +499,12 @@ int main(int argc, char** argv) {
     if (run->parsed() && run_options.command.empty()) {
       throw CLI::RequiredError("-- EMULATOR [ARG...]");
     }
+    save_options.checksums = SidecarOf(save_options.path, sidecar);
+    convert_options.checksums = SidecarOf(convert_options.out, sidecar);
+    ExpectOther(save_options.checksums, save_options.path);
+    ExpectOther(convert_options.checksums, convert_options.out);
+    ExpectOther(convert_options.checksums, convert_options.in.path);
+    if (checksum->parsed()) ExpectOther(out, file);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     std::cerr << "ramjet: " << error.what() << "\nTry: ramjet --help, ramjet run --help\n";
@@ -489,7 +530,9 @@ int main(int argc, char** argv) {
   if (show->parsed()) return ramjet::ShowWorkingSet(file, snapshot, stream_offset, json);
   if (merge->parsed()) return ramjet::MergeWorkingSetFiles(files, out);
   if (verify->parsed()) return ramjet::VerifySnapshot(file, checksums, json);
-  if (checksum->parsed()) return ramjet::ChecksumSnapshot(file, out.empty() ? file + ".crc" : out);
+  if (checksum->parsed()) {
+    return ramjet::ChecksumSnapshot(file, out.empty() ? SidecarOf(file) : out);
+  }
   if (diff->parsed()) return ramjet::DiffSnapshots(file, other, json);
   return ramjet::RunDemo(demo_options);
 }

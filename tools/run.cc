@@ -7,12 +7,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <system_error>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "mappedram/checksums.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "tools/preload/settings.h"
@@ -39,6 +42,18 @@ std::string MigrationUri(const std::string& path) {
     }
   }
   return absl::StrCat("file:", path);
+}
+
+// What the preload library would find out, too, but only when the emulator is under way. Without
+// `incoming` it alone knows the snapshot.
+absl::Status CheckChecksums(const RunOptions& options) {
+  if (options.checksums.empty()) return absl::OkStatus();
+  if (options.incoming.empty()) return ReadChecksums(options.checksums).status();
+  absl::StatusOr<File> file = File::Open(options.incoming);
+  if (!file.ok()) return file.status();
+  const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(file));
+  if (!snapshot.ok()) return snapshot.status();
+  return BoundChecksums::Read(options.checksums, **snapshot).status();
 }
 
 absl::StatusOr<std::string> FindLibrary() {
@@ -82,6 +97,8 @@ int RunEmulator(const RunOptions& options) {
     return Fail(absl::StrCat(
         "the preload library cannot be used from a path with a colon or space: ", *library));
   }
+  const absl::Status checked = CheckChecksums(options);
+  if (!checked.ok()) return Fail(std::string(checked.message()));
   Preload(*library);
   setenv(kEagerVariable, options.eager ? "on" : "off", 1);
   setenv(kEagerThreadsVariable, absl::StrCat(options.eager_threads).c_str(), 1);

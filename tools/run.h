@@ -19,12 +19,13 @@ struct RunOptions {
   std::string record_path;      // where the working set goes; empty: nothing is recorded
   double record_seconds = 5;
   std::string working_set;           // whose pages are loaded first; empty: none
-  std::string checksums;             // that pages must have; empty: none are compared
+  std::string checksums;             // that all pages must have; empty: none are compared
   std::vector<std::string> command;  // the emulator and its arguments
 };
 
 // Becomes the emulator: same process, standard streams, signals and exit status. Returns, with exit
-// status 1 and one line on stderr, only if that is impossible.
+// status 1 and one line on stderr, only if that is impossible, or if the checksums are damaged or
+// not those of `incoming`.
 int RunEmulator(const RunOptions& options);
 
 }  // namespace ramjet

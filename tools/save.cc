@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -18,6 +19,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "mappedram/checksums.h"
 #include "mappedram/file.h"
 #include "mappedram/new_file.h"
 #include "mappedram/snapshot.h"
@@ -65,6 +67,7 @@ class Save {
   absl::Status Follow(const json& migration);
   absl::Status PutBack(bool saved);
   absl::Status Check(const NewFile& file);
+  absl::Status MakeChecksums(const NewFile& file, const NewFile& sums);
 
   const SaveOptions& options_;
   QmpClient& qmp_;
@@ -93,6 +96,12 @@ absl::StatusOr<Saved> Save::Run() {
   };
   absl::StatusOr<NewFile> file = NewFile::Create(options_.path, {});
   if (!file.ok()) return file.status();
+  std::optional<NewFile> sums;
+  if (!options_.checksums.empty()) {
+    absl::StatusOr<NewFile> created = NewFile::Create(options_.checksums, {});
+    if (!created.ok()) return created.status();
+    sums.emplace(*std::move(created));
+  }
 
   const absl::Status migrated = Migrate(*file);
   const absl::Status put_back = PutBack(migrated.ok());
@@ -109,10 +118,12 @@ absl::StatusOr<Saved> Save::Run() {
     if (!synced.ok()) return synced;
   }
   saved_.syncing = absl::Now() - written;
+  const absl::Status summed = sums ? MakeChecksums(*file, *sums) : absl::OkStatus();
   if (signals_.Came()) {
     return absl::CancelledError(absl::StrCat(options_.path, ": not saved: cancelled"));
   }
-  const absl::Status finished = file->Publish();
+  if (!summed.ok()) return summed;
+  const absl::Status finished = sums ? NewFile::PublishBoth(*file, *sums) : file->Publish();
   if (!finished.ok()) return finished;
   if (put_back.ok()) return saved_;
   return absl::Status(put_back.code(),
@@ -275,6 +286,18 @@ absl::Status Save::Check(const NewFile& file) {
   return stopped_by_us_ ? SayThatItRan(description, file) : absl::OkStatus();
 }
 
+// Of the file as it now is, which is the last that changes of it.
+absl::Status Save::MakeChecksums(const NewFile& file, const NewFile& sums) {
+  bar_.Show("making checksums");
+  absl::StatusOr<File> again = File::Reopen(file.fd(), options_.path);
+  if (!again.ok()) return again.status();
+  const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(again));
+  if (!snapshot.ok()) return snapshot.status();
+  const absl::StatusOr<Checksums> checksums =
+      ComputeChecksums(**snapshot, 0, [this] { return signals_.Came(); });
+  return checksums.ok() ? StageChecksums(*checksums, sums) : checksums.status();
+}
+
 std::string AsJson(const SaveOptions& options, const Saved& saved) {
   const nlohmann::ordered_json object = {
       {"schema", "ramjet.save/1"},
@@ -284,6 +307,7 @@ std::string AsJson(const SaveOptions& options, const Saved& saved) {
       {"guest", saved.running ? "running" : "stopped"},
       {"ram", {{"total_bytes", saved.ram_bytes}, {"nonzero_bytes", saved.nonzero_bytes}}},
       {"file_bytes", saved.file_bytes},
+      {"checksums", options.checksums.empty() ? json() : json(options.checksums)},
       {"seconds",
        {{"migrating", absl::ToDoubleSeconds(saved.migrating)},
         {"syncing", absl::ToDoubleSeconds(saved.syncing)},

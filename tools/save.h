@@ -14,7 +14,8 @@ struct SaveOptions {
   bool live = false;           // the guest runs while its memory is written
   bool leave_stopped = false;  // also when it ran before
   SaveSettings settings;
-  bool sync = true;  // `path` gets its name only once all is on the disk
+  bool sync = true;       // `path` gets its name only once all is on the disk
+  std::string checksums;  // where checksums of its pages go, too; empty: nowhere
   bool json = false;
 };
 
@@ -25,8 +26,9 @@ struct SaveOptions {
 // exist in its mount namespace. Afterwards the guest is as it was (but for leave_stopped), and so
 // are QEMU's migration settings.
 //
-// Returns the exit status: 0; or 1, with one line on stderr, and then there is no new file, and
-// what was there is untouched, or the line says that only the guest could not be put back. Ctrl-C
+// Returns the exit status: 0; or 1, with one line on stderr, and then there is no new file, nor
+// checksums of one, and what was there is untouched, or the line says that only the guest could not
+// be put back. Ctrl-C
 // and its kin cancel the save, and end this process when QEMU has confirmed that.
 int RunSave(const SaveOptions& options);
 

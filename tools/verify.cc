@@ -141,16 +141,6 @@ void FindBad(const Snapshot& snapshot, const PageSource& source, const WalkStep&
   }
 }
 
-absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
-                                                            const Snapshot& snapshot) {
-  if (path.empty()) return std::nullopt;
-  absl::StatusOr<Checksums> checksums = ReadChecksums(path);
-  if (!checksums.ok()) return checksums.status();
-  absl::StatusOr<BoundChecksums> bound = BoundChecksums::Bind(*std::move(checksums), snapshot);
-  if (bound.ok()) return std::optional<BoundChecksums>(*std::move(bound));
-  return absl::Status(bound.status().code(), absl::StrCat(path, ": ", bound.status().message()));
-}
-
 struct Difference {
   std::vector<std::string> only_in_a = {};
   std::vector<std::string> only_in_b = {};
@@ -248,10 +238,14 @@ int VerifySnapshot(const std::string& path, const std::string& checksums, bool j
   const absl::StatusOr<std::unique_ptr<Snapshot>> opened = OpenSnapshot(path);
   if (!opened.ok()) return Fail(opened.status());
   const Snapshot& snapshot = **opened;
-  const absl::StatusOr<std::optional<BoundChecksums>> bound = BindChecksums(checksums, snapshot);
-  if (!bound.ok()) return Fail(bound.status());
+  std::optional<BoundChecksums> bound;
   std::optional<CheckedSource> checked;
-  if (bound->has_value()) checked.emplace(snapshot.bulk(), **bound);
+  if (!checksums.empty()) {
+    absl::StatusOr<BoundChecksums> read = BoundChecksums::Read(checksums, snapshot);
+    if (!read.ok()) return Fail(read.status());
+    bound.emplace(*std::move(read));
+    checked.emplace(snapshot.bulk(), *bound);
+  }
   const PageSource& source = checked.has_value() ? *checked : snapshot.bulk();
 
   FoundList list;
@@ -269,20 +263,20 @@ int VerifySnapshot(const std::string& path, const std::string& checksums, bool j
     pages += block.nonzero_pages;
     bytes += block.nonzero_pages * block.page_size;
   }
-  const uint64_t sums = bound->has_value() ? (*bound)->checksums().runs() : 0;
+  const uint64_t sums = bound.has_value() ? bound->checksums().runs() : 0;
   int status = 0;
   if (json) {
     status = Print(Json{{"schema", "ramjet.verify/1"},
                         {"ok", bad.empty()},
                         {"nonzero_pages", pages},
                         {"nonzero_bytes", bytes},
-                        {"checksums", bound->has_value() ? Json(sums) : Json()},
+                        {"checksums", bound.has_value() ? Json(sums) : Json()},
                         {"bad_pages", list.pages()},
                         {"bad", AsJson(snapshot, bad)}});
   } else if (bad.empty()) {
     status = Print(absl::StrFormat(
         "%s: complete, all of its %d nonzero pages can be read%s\n", path, pages,
-        bound->has_value() ? absl::StrFormat(", and are what %d checksums say", sums) : ""));
+        bound.has_value() ? absl::StrFormat(", and are what %d checksums say", sums) : ""));
   } else {
     std::string text = absl::StrFormat("%s: complete, but not all of it is good:\n", path);
     for (const Found& each : absl::MakeSpan(bad).first(std::min(bad.size(), kMaxShownText))) {
@@ -300,11 +294,13 @@ int VerifySnapshot(const std::string& path, const std::string& checksums, bool j
 int ChecksumSnapshot(const std::string& path, const std::string& out) {
   const absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = OpenSnapshot(path);
   if (!snapshot.ok()) return Fail(snapshot.status());
+  absl::StatusOr<NewFile> file = NewFile::Create(out, {});
+  if (!file.ok()) return Fail(file.status());
   const absl::StatusOr<Checksums> checksums = ComputeChecksums(**snapshot);
   if (!checksums.ok()) return Fail(checksums.status());
-  absl::StatusOr<NewFile> file = StageChecksums(*checksums, out);
-  if (!file.ok()) return Fail(file.status());
-  if (const absl::Status written = file->Publish(); !written.ok()) return Fail(written);
+  absl::Status written = StageChecksums(*checksums, *file);
+  if (written.ok()) written = file->Publish();
+  if (!written.ok()) return Fail(written);
   return Print(absl::StrFormat("%s: %d checksums of %s\n", out, checksums->runs(), path));
 }
 

@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -130,9 +131,14 @@ bool StartsStream(const iovec* iov, int count, ssize_t got) {
 void AfterStreamRead(int fd, const iovec* iov, int count, ssize_t got) {
   const int before = errno;
   struct stat status;
-  if (StartsStream(iov, count, got) && fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
-    const off_t position = lseek(fd, 0, SEEK_CUR);
-    if (position >= got) TheState().BeginSession(fd, static_cast<uint64_t>(position - got));
+  if (StartsStream(iov, count, got)) {
+    const bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    const off_t position = is_file ? lseek(fd, 0, SEEK_CUR) : -1;
+    if (position >= got) {
+      TheState().BeginSession(fd, static_cast<uint64_t>(position - got));
+    } else if (!Settings::FromEnvironment().checksums.empty()) {
+      Session::EndUnchecked("what is loaded is no file, and cannot be compared with checksums");
+    }
   } else if (const std::shared_ptr<Session> session = CurrentSession()) {
     session->NoteStreamRead(fd);
   }
@@ -152,6 +158,29 @@ bool Answer(int fd, void* to, size_t length, off_t offset) {
 
 bool Answer(int fd, const iovec* iov, int count, off_t offset) {
   return count == 1 && Answer(fd, iov[0].iov_base, iov[0].iov_len, offset);
+}
+
+// What the read that was not answered has brought.
+void AfterRead(int fd, const iovec* iov, int count, ssize_t got, off_t offset) {
+  if (got <= 0) return;
+  const std::shared_ptr<Session> session = CurrentSession();
+  if (session == nullptr) return;
+  const int before = errno;
+  auto left = static_cast<size_t>(got);
+  for (int i = 0; i < count && left > 0; ++i) {
+    const size_t length = std::min(left, iov[i].iov_len);
+    session->CheckRead(fd, {static_cast<const uint8_t*>(iov[i].iov_base), length},
+                       static_cast<uint64_t>(offset));
+    offset += static_cast<off_t>(length);
+    left -= length;
+  }
+  errno = before;
+}
+
+ssize_t AfterRead(int fd, void* to, ssize_t got, off_t offset) {
+  const iovec iov = {.iov_base = to, .iov_len = static_cast<size_t>(got)};
+  AfterRead(fd, &iov, 1, got, offset);
+  return got;
 }
 
 void BeforeFallocate(int fd, int mode, off_t offset, off_t length) {
@@ -197,22 +226,26 @@ ssize_t readv(int fd, const iovec* iov, int count) {
 
 ssize_t pread(int fd, void* to, size_t length, off_t offset) {
   if (ramjet::Answer(fd, to, length, offset)) return static_cast<ssize_t>(length);
-  return ramjet::original_pread(fd, to, length, offset);
+  return ramjet::AfterRead(fd, to, ramjet::original_pread(fd, to, length, offset), offset);
 }
 
 ssize_t pread64(int fd, void* to, size_t length, off64_t offset) {
   if (ramjet::Answer(fd, to, length, offset)) return static_cast<ssize_t>(length);
-  return ramjet::original_pread64(fd, to, length, offset);
+  return ramjet::AfterRead(fd, to, ramjet::original_pread64(fd, to, length, offset), offset);
 }
 
 ssize_t preadv(int fd, const iovec* iov, int count, off_t offset) {
   if (ramjet::Answer(fd, iov, count, offset)) return static_cast<ssize_t>(iov[0].iov_len);
-  return ramjet::original_preadv(fd, iov, count, offset);
+  const ssize_t got = ramjet::original_preadv(fd, iov, count, offset);
+  ramjet::AfterRead(fd, iov, count, got, offset);
+  return got;
 }
 
 ssize_t preadv64(int fd, const iovec* iov, int count, off64_t offset) {
   if (ramjet::Answer(fd, iov, count, offset)) return static_cast<ssize_t>(iov[0].iov_len);
-  return ramjet::original_preadv64(fd, iov, count, offset);
+  const ssize_t got = ramjet::original_preadv64(fd, iov, count, offset);
+  ramjet::AfterRead(fd, iov, count, got, offset);
+  return got;
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t length) {

@@ -41,6 +41,7 @@ std::shared_ptr<Session> Session::Begin(int fd, uint64_t stream_offset, const Se
   std::shared_ptr<Session> session(new Session(settings, device_fd, passed));
   session->keep_alive_ = session;
   const absl::Status opened = session->Open(fd, stream_offset);
+  if (!opened.ok() && !settings.checksums.empty()) session->Refuse(opened);
   if (!opened.ok()) {
     // Not a word on stderr: QEMU will read the file, and say itself what it thinks of it.
     {
@@ -80,6 +81,11 @@ absl::Status Session::Open(int fd, uint64_t stream_offset) {
   }
   std::sort(by_offset_.begin(), by_offset_.end(),
             [&](size_t a, size_t b) { return blocks[a].pages_offset < blocks[b].pages_offset; });
+  if (!settings_.checksums.empty()) {
+    absl::StatusOr<BoundChecksums> bound = BoundChecksums::Read(settings_.checksums, *snapshot_);
+    if (!bound.ok()) return bound.status();
+    checksums_.emplace(*std::move(bound));
+  }
   return absl::OkStatus();
 }
 
@@ -122,6 +128,33 @@ bool Session::AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset) {
   if (mode != Mode::kLazy || block.host != host) return false;
   last_answer_ns_.store(absl::ToInt64Nanoseconds(absl::Now() - begun_));
   return true;
+}
+
+// What has not been put into guest memory by the loader, which checks by itself.
+void Session::CheckRead(int fd, absl::Span<const uint8_t> bytes, uint64_t offset) {
+  if (!checksums_ || stream_ended_.HasBeenNotified() || fd == snapshot_->file().fd()) return;
+  const std::optional<size_t> index = FindBlock(offset, bytes.size());
+  if (!index || blocks_[*index].mode.load(std::memory_order_acquire) == Mode::kLazy) return;
+  if (!IsSnapshotFile(fd)) return;
+  const absl::Status checked = checksums_->Check(
+      *snapshot_, *index, offset - snapshot_->blocks()[*index].pages_offset, bytes);
+  if (!checked.ok()) Refuse(checked);
+}
+
+void Session::Refuse(const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mu_);
+    fallback_ = std::string(why.message());
+  }
+  WriteStats();
+  EndUnchecked(std::string(why.message()));
+}
+
+void Session::EndUnchecked(const std::string& why) {
+  static std::atomic_flag said;  // by whichever channel comes first
+  while (said.test_and_set()) pause();
+  Say(absl::StrCat(why, ": the VM is ended, for it may load nothing unchecked"));
+  _exit(1);
 }
 
 // Decides, once, whether the block that was first read to `host` is loaded lazily.

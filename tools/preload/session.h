@@ -20,9 +20,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "loader/snapshot_loader.h"
 #include "loader/stats_json.h"
 #include "loader/thread.h"
+#include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
 #include "tools/preload/passed_files.h"
 #include "tools/preload/settings.h"
@@ -33,6 +35,9 @@ namespace ramjet {
 // behind its back. Where it is not safe, or anything at all is odd, the read is QEMU's own, which
 // is always right: a read depends on nothing but the file.
 //
+// With checksums, nothing unchecked gets into the guest: what QEMU has read itself is compared in
+// its memory, and a file that cannot be compared, or is not as it was saved, ends the process.
+//
 // A session begins with the first bytes of a stream, and lasts until every page is there and QEMU
 // has read the stream to its end. It is shared by the calls that are under way and its own thread.
 //
@@ -42,7 +47,8 @@ class Session : public std::enable_shared_from_this<Session> {
   ~Session();
 
   // `fd` has just given the first bytes of a migration stream that begins at `stream_offset`. Never
-  // fails: a file that is not fit makes a session that answers nothing and remembers why.
+  // fails: without checksums, a file that is not fit makes a session that answers nothing and
+  // remembers why.
   // `device_fd` is an open /dev/userfaultfd, which the session closes, or -1; `passed` outlives the
   // session.
   static std::shared_ptr<Session> Begin(int fd, uint64_t stream_offset, const Settings& settings,
@@ -54,6 +60,12 @@ class Session : public std::enable_shared_from_this<Session> {
   // pread of `length` bytes at `offset` to `to`: true if it has been dealt with, and is to be
   // answered with `length`.
   bool AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset);
+
+  // A read that was not answered has brought `bytes`, from `offset` on.
+  void CheckRead(int fd, absl::Span<const uint8_t> bytes, uint64_t offset);
+
+  // Says why nothing vouches for what is being loaded, and ends the process with exit status 1.
+  [[noreturn]] static void EndUnchecked(const std::string& why);
 
   // `fd` has been read at its own position.
   void NoteStreamRead(int fd);
@@ -92,6 +104,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool Decide(size_t index, uintptr_t host) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status MakeLazy(size_t index, uintptr_t host) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status StartLoader() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  [[noreturn]] void Refuse(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
   void EndStream();
   void End();
   void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
@@ -107,9 +120,10 @@ class Session : public std::enable_shared_from_this<Session> {
   const int device_fd_;
   const PassedFiles& passed_;
   const absl::Time begun_;
-  std::shared_ptr<Snapshot> snapshot_;  // nullptr: refused
-  std::unique_ptr<Block[]> blocks_;     // parallel to snapshot_->blocks()
-  std::vector<size_t> by_offset_;       // indexes of blocks with pages, by rising pages_offset
+  std::shared_ptr<Snapshot> snapshot_;       // nullptr: refused
+  std::optional<BoundChecksums> checksums_;  // for what QEMU reads itself; none unless asked for
+  std::unique_ptr<Block[]> blocks_;          // parallel to snapshot_->blocks()
+  std::vector<size_t> by_offset_;            // indexes of blocks with pages, by rising pages_offset
 
   // Thread-safe themselves.
   std::atomic<int64_t> last_answer_ns_{0};  // after begun_
