@@ -62,6 +62,11 @@ class NewFile {
   NewFile(std::string path, Options options);
   absl::Status Error(int error, const char* what) const;
   absl::Status BeforeWrite() const;
+  // What WriteAt() fails by before it writes.
+  absl::Status CheckWrite(uint64_t offset, uint64_t length) const;
+  bool CanBeDirect(uint64_t offset, absl::Span<const uint8_t> bytes) const;
+
+  friend class WriteQueue;
 
   std::string path_;
   Options options_;
