@@ -39,7 +39,7 @@
 
 namespace ramjet {
 
-int g_runs = 200;
+int g_runs = 200;  // of both ways to write
 
 namespace {
 
@@ -163,7 +163,7 @@ TEST_P(SnapshotWriterKill, KilledAtAnyTimeByAnotherLeavesNothingThatLies) {
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   std::mt19937 random(seed);
   int killed = 0;
-  for (int run = 0; run < g_runs; ++run) {
+  for (int run = 0; run < g_runs / 2; ++run) {
     writes->store(0);
     const pid_t child = Fork([&] {
       (void)Write(2, [&](int fd) {
@@ -194,7 +194,7 @@ TEST_P(SnapshotWriterKill, KilledAtAnyTimeByAnotherLeavesNothingThatLies) {
     for (const std::string& name : Files()) std::filesystem::remove(PathOf(name.c_str()));
   }
   munmap(writes, kPage);
-  EXPECT_GT(killed, g_runs / 4);
+  EXPECT_GT(killed, g_runs / 8);
 }
 
 TEST_P(SnapshotWriterKill, FailingWriteIsOneLineAndLeavesWhatWasThere) {
