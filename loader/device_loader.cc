@@ -58,7 +58,10 @@ class DevicesLoad {
  public:
   DevicesLoad(const Snapshot& snapshot, absl::Span<const DeviceLoader> loaders,
               const LoadDevicesOptions& options)
-      : snapshot_(snapshot), options_(options), jobs_(loaders.size()) {
+      : snapshot_(snapshot),
+        options_(options),
+        read_ahead_(std::make_shared<QueueLimit>(options.read_ahead_bytes)),
+        jobs_(loaders.size()) {
     for (size_t i = 0; i < loaders.size(); ++i) jobs_[i].loader = &loaders[i];
   }
 
@@ -86,6 +89,7 @@ class DevicesLoad {
   // Constant after Plan().
   const Snapshot& snapshot_;
   const LoadDevicesOptions& options_;
+  const std::shared_ptr<QueueLimit> read_ahead_;
   std::vector<Job> jobs_;
   std::map<DeviceId, size_t> index_of_;
   std::vector<size_t> stream_order_;  // of jobs_
@@ -229,7 +233,8 @@ absl::Status DevicesLoad::MakeBuffers(Job& job) {
       {.count = job.buffer_count,
        .limit_bytes = 0,  // whoever has read too early waits, for it need not read the next
        .producers = 1,
-       .any_order = loader.any_order},
+       .any_order = loader.any_order,
+       .limit_of_all = read_ahead_},
       [&job](uint64_t index, absl::Span<const uint8_t> bytes) {
         return job.loader->load_buffer(*job.state, index * job.loader->buffer_bytes, bytes);
       });
@@ -328,7 +333,8 @@ void DevicesLoad::ReadBuffers(Job& job) {
     const uint64_t index = job.next_buffer.fetch_add(1, std::memory_order_relaxed);
     if (index >= job.buffer_count) break;
     const uint64_t offset = index * job.loader->buffer_bytes;
-    buffer.resize(std::min(job.loader->buffer_bytes, size - offset));
+    const uint64_t length = std::min(job.loader->buffer_bytes, size - offset);
+    if (!job.buffers->Reserve(index, length, buffer).ok()) break;
     absl::Status status = job.state->Read(offset, absl::MakeSpan(buffer));
     if (status.ok()) {
       status = job.buffers->Put(index, buffer);

@@ -77,6 +77,9 @@ struct LoadDevicesOptions {
   // 1 to 64; 0: one for each device, two for one that comes in buffers, up to 16. Most of them wait
   // for a device, not for a processor.
   unsigned threads = 0;
+  // Buffers that are read before their turn take no more than that, those of all devices together.
+  // The one whose turn it is comes without counting, so any limit will do.
+  uint64_t read_ahead_bytes = uint64_t{256} << 20;
   // Called for each device of the snapshot that nobody loads, before any loader is. Without it such
   // a device is an error: a guest that lacks the state of a device is not the one that was saved.
   std::function<void(const DeviceSection&)> on_unclaimed = nullptr;

@@ -41,6 +41,7 @@ struct ramjet_handle {
 };
 
 struct ramjet_buffers {
+  std::shared_ptr<ramjet::QueueLimit> limit_of_all;
   std::unique_ptr<ramjet::IndexedBuffers> buffers;
 };
 
@@ -101,6 +102,12 @@ template <typename Struct>
 constexpr uint64_t kFirstSize = sizeof(Struct);
 template <>
 constexpr uint64_t kFirstSize<ramjet_options> = offsetof(ramjet_options, working_set);
+template <>
+constexpr uint64_t kFirstSize<ramjet_load_devices_options> = offsetof(ramjet_load_devices_options,
+                                                                      read_ahead_bytes);
+template <>
+constexpr uint64_t kFirstSize<ramjet_buffers_options> = offsetof(ramjet_buffers_options,
+                                                                 queue_with);
 
 // A copy of what the caller has filled in, in the size that it knew; the rest is 0.
 template <typename Struct>
@@ -451,6 +458,7 @@ int ramjet_load_devices(const ramjet_handle* load, const ramjet_device_loader* l
     read_loaders.push_back(*std::move(read));
   }
   ramjet::LoadDevicesOptions read_options{.threads = given->threads};
+  if (given->read_ahead_bytes != 0) read_options.read_ahead_bytes = given->read_ahead_bytes;
   if (given->unclaimed != nullptr) {
     read_options.on_unclaimed = [&given](const ramjet::DeviceSection& device) {
       const ramjet_device_info info = ramjet::InfoOf(device);
@@ -473,11 +481,15 @@ int ramjet_buffers_open(const ramjet_buffers_options* options, ramjet_buffers** 
   if (given->producers > INT32_MAX) {
     return Fail(EINVAL, absl::StrCat(given->producers, " producers are too many"));
   }
+  auto limit_of_all = given->queue_with != nullptr
+                          ? given->queue_with->limit_of_all
+                          : std::make_shared<ramjet::QueueLimit>(given->queue_bytes);
   auto created = ramjet::IndexedBuffers::Create(
       {.count = given->count,
        .limit_bytes = given->queue_bytes,
        .producers = static_cast<int>(given->producers),
-       .any_order = (given->flags & RAMJET_BUFFERS_ANY_ORDER) != 0},
+       .any_order = (given->flags & RAMJET_BUFFERS_ANY_ORDER) != 0,
+       .limit_of_all = limit_of_all},
       [consume = given->consume, opaque = given->opaque](uint64_t index,
                                                          absl::Span<const uint8_t> bytes) {
         ramjet::LastError().clear();
@@ -485,7 +497,7 @@ int ramjet_buffers_open(const ramjet_buffers_options* options, ramjet_buffers** 
         return ramjet::StatusOf(absl::StrCat("the consumer of buffer ", index), returned);
       });
   if (!created.ok()) return Result(created.status());
-  *buffers = new ramjet_buffers{*std::move(created)};
+  *buffers = new ramjet_buffers{std::move(limit_of_all), *std::move(created)};
   return 0;
 }
 

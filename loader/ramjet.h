@@ -291,9 +291,12 @@ struct ramjet_load_devices_options {
    * device is an error. By the calling thread; `info` is valid during the call. */
   void (*unclaimed)(void *opaque, const struct ramjet_device_info *info);
   void *opaque;
+  /* Buffers that are read before their turn take no more than that, with 128 bytes more for each,
+   * those of all devices together; 0: 256 MiB. The one whose turn it is comes without counting. */
+  uint64_t read_ahead_bytes;
 };
 #define RAMJET_LOAD_DEVICES_OPTIONS_INIT \
-  { sizeof(struct ramjet_load_devices_options), 0, 0, 0, 0 }
+  { sizeof(struct ramjet_load_devices_options), 0, 0, 0, 0, 0 }
 
 /* Has `count` loaders load their devices, and returns when all have. Each begins as soon as those
  * that it comes after are complete, else in the order of the snapshot; guest memory, if it is
@@ -348,9 +351,14 @@ struct ramjet_buffers_options {
    * negative errno; must not call the functions below. */
   int (*consume)(void *opaque, uint64_t index, const void *bytes, uint64_t length);
   void *opaque;
+  /* Those of another device, or NULL. The queues of all that are opened with the same one, and its
+   * own, together take no more than its queue_bytes: who would exceed that waits, too. -ENOMEM:
+   * also if all that take some of it wait with buffers that are too early. No thread may put to two
+   * of them, for one that waits at the first could have what the second lacks. */
+  const ramjet_buffers *queue_with;
 };
 #define RAMJET_BUFFERS_OPTIONS_INIT \
-  { sizeof(struct ramjet_buffers_options), 0, UINT64_C(67108864), 1, 0, 0, 0 }
+  { sizeof(struct ramjet_buffers_options), 0, UINT64_C(67108864), 1, 0, 0, 0, 0 }
 
 /* On success `*buffers` is to be freed by ramjet_buffers_close(); otherwise it is NULL. */
 RAMJET_API int ramjet_buffers_open(const struct ramjet_buffers_options *options,

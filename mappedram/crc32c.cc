@@ -6,7 +6,6 @@
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 #elif defined(__aarch64__)
-#include <arm_acle.h>
 #include <sys/auxv.h>
 #endif
 
@@ -34,15 +33,18 @@ bool HasHardware() { return __builtin_cpu_supports("sse4.2"); }
 
 #elif defined(__aarch64__)
 
-__attribute__((target("+crc"))) uint32_t HardwareCrc32c(absl::Span<const uint8_t> bytes,
-                                                        uint32_t before) {
+// In assembly, for clang 14 knows the intrinsics only in files that are for such processors as a
+// whole.
+uint32_t HardwareCrc32c(absl::Span<const uint8_t> bytes, uint32_t before) {
   uint32_t crc = ~before;
   for (; bytes.size() >= sizeof(uint64_t); bytes.remove_prefix(sizeof(uint64_t))) {
     uint64_t word;
     std::memcpy(&word, bytes.data(), sizeof(word));
-    crc = __crc32cd(crc, word);
+    asm(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
   }
-  for (const uint8_t byte : bytes) crc = __crc32cb(crc, byte);
+  for (const uint32_t byte : bytes) {
+    asm(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"(byte));
+  }
   return ~crc;
 }
 

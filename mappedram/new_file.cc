@@ -80,11 +80,8 @@ absl::Status NewFile::SetLength(uint64_t length) const {
 }
 
 absl::Status NewFile::WriteAt(uint64_t offset, absl::Span<const uint8_t> bytes) const {
-  if (absl::Status status = BeforeWrite(); !status.ok()) return status;
-  if (offset + bytes.size() > limit_bytes_) return Error(EFBIG, "cannot be written");
-  const bool aligned =
-      (offset | bytes.size() | reinterpret_cast<uintptr_t>(bytes.data())) % kDirectUnit == 0;
-  int fd = direct_fd_ >= 0 && aligned ? direct_fd_ : fd_;
+  if (absl::Status status = CheckWrite(offset, bytes.size()); !status.ok()) return status;
+  int fd = CanBeDirect(offset, bytes) ? direct_fd_ : fd_;
   while (!bytes.empty()) {
     const ssize_t put = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (put > 0) {
@@ -165,6 +162,16 @@ void NewFile::SyncDirectory() const {
 
 absl::Status NewFile::Error(int error, const char* what) const {
   return absl::ErrnoToStatus(error, absl::StrCat(path_, ": ", what));
+}
+
+absl::Status NewFile::CheckWrite(uint64_t offset, uint64_t length) const {
+  if (absl::Status status = BeforeWrite(); !status.ok()) return status;
+  return offset + length > limit_bytes_ ? Error(EFBIG, "cannot be written") : absl::OkStatus();
+}
+
+bool NewFile::CanBeDirect(uint64_t offset, absl::Span<const uint8_t> bytes) const {
+  return direct_fd_ >= 0 &&
+         (offset | bytes.size() | reinterpret_cast<uintptr_t>(bytes.data())) % kDirectUnit == 0;
 }
 
 absl::Status NewFile::BeforeWrite() const {

@@ -73,6 +73,11 @@ class NewFile {
   absl::Status NameTemporarily();
   absl::Status Rename();
   void SyncDirectory() const;
+  // What WriteAt() fails by before it writes.
+  absl::Status CheckWrite(uint64_t offset, uint64_t length) const;
+  bool CanBeDirect(uint64_t offset, absl::Span<const uint8_t> bytes) const;
+
+  friend class WriteQueue;
 
   std::string path_;
   Options options_;

@@ -1,6 +1,7 @@
 #include "mappedram/snapshot_writer.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <memory>
 #include <optional>
@@ -21,13 +22,14 @@
 #include "mappedram/parallel.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/stream.h"
+#include "mappedram/write_queue.h"
 #include "mappedram/zero_scan.h"
 
 // The order of writing, in which nothing is believed before all of it is there:
 //
 //   1 pages, by all threads: each takes the next window of kWindowBytes that its source does not
 //     know to be zero, finds the pages of zeros in it, writes what is between them in single
-//     writes, and sets their bits
+//     writes (direct ones are under way while it goes on: WriteQueue), and sets their bits
 //   2 bitmaps, and all of the stream but one byte, by the caller
 //   3 fdatasync
 //   4 the byte: the last, and only other than 0, of the value that ends the START record of section
@@ -42,6 +44,8 @@ namespace {
 constexpr uint64_t kWindowBytes = 2 << 20;
 static_assert(kWindowBytes % (Checksums::kPagesPerRun << kMaxPageBits) == 0,
               "what has one checksum is written by one thread");
+// How many windows a thread has under way, where writes are direct.
+constexpr size_t kWindowsUnderWay = 4;
 // Of bitmaps, what is all zeros is not written but left a hole, in units of that.
 constexpr uint64_t kBitmapUnitWords = 512;
 constexpr uint64_t kCopyBytes = 1 << 20;
@@ -128,8 +132,9 @@ class SnapshotWriter::Job {
   void Work();
   // The next one, which holds something; nullopt if there is none, or the work has ended.
   std::optional<Window> Take();
-  absl::Status WriteWindow(const Window& window, AlignedBuffer& buffer);
-  absl::Status WriteExtent(size_t block, uint64_t offset, uint64_t end, AlignedBuffer& buffer);
+  // `buffer` has room for a window, and stays as it is until what is put to `queue` is written.
+  absl::Status WriteWindow(const Window& window, absl::Span<uint8_t> buffer, WriteQueue& queue);
+  absl::Status WriteExtent(const Window& extent, absl::Span<uint8_t> buffer, WriteQueue& queue);
   std::vector<PageRun> FindNonzero(absl::Span<const uint8_t> bytes, uint64_t page_size)
       ABSL_LOCKS_EXCLUDED(scan_mu_);
   static void AddToSums(Place& place, PageRun pages, absl::Span<const uint8_t> bytes);
@@ -231,13 +236,25 @@ absl::Status SnapshotWriter::Job::WritePages() {
 }
 
 void SnapshotWriter::Job::Work() {
-  AlignedBuffer buffer(kWindowBytes);
-  if (!buffer.valid()) {
+  const size_t buffers = writer_.options_.direct ? kWindowsUnderWay : 1;
+  AlignedBuffer memory(buffers * kWindowBytes);
+  if (!memory.valid()) {
     return Fail(absl::ResourceExhaustedError("there is no memory for a buffer"));
   }
-  while (const std::optional<Window> window = Take()) {
-    if (absl::Status status = WriteWindow(*window, buffer); !status.ok()) return Fail(status);
+  WriteQueue queue(file_);
+  std::array<uint64_t, kWindowsUnderWay> put = {};  // to the queue, when each buffer was last used
+  absl::Status status;
+  for (size_t turn = 0; status.ok(); turn = (turn + 1) % buffers) {
+    const std::optional<Window> window = Take();
+    if (!window.has_value()) break;
+    status = queue.WaitFor(put[turn]);
+    if (!status.ok()) break;
+    const absl::Span<uint8_t> all = memory.first(buffers * kWindowBytes);
+    status = WriteWindow(*window, all.subspan(turn * kWindowBytes, kWindowBytes), queue);
+    put[turn] = queue.put();
   }
+  if (status.ok()) status = queue.WaitFor(queue.put());
+  if (!status.ok()) Fail(status);
 }
 
 void SnapshotWriter::Job::Fail(const absl::Status& status) {
@@ -277,7 +294,8 @@ std::optional<SnapshotWriter::Job::Window> SnapshotWriter::Job::Take() {
   return std::nullopt;
 }
 
-absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, AlignedBuffer& buffer) {
+absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, absl::Span<uint8_t> buffer,
+                                              WriteQueue& queue) {
   const NewBlock& block = blocks_[window.block];
   for (uint64_t at = window.offset; at < window.end;) {
     const absl::StatusOr<std::optional<RamSource::Extent>> extent =
@@ -286,9 +304,9 @@ absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, AlignedBuffe
     if (!extent->has_value()) break;
     const uint64_t first = (*extent)->offset / block.page_size * block.page_size;
     at = std::min(RoundUp((*extent)->end(), block.page_size), window.end);
-    if (absl::Status status = WriteExtent(window.block, first, at, buffer); !status.ok()) {
-      return status;
-    }
+    absl::Status status =
+        WriteExtent({window.block, first, at}, buffer.subspan(first % kWindowBytes), queue);
+    if (!status.ok()) return status;
   }
   writer_.done_bytes_.fetch_add(window.end - window.offset, std::memory_order_relaxed);
   if (writer_.options_.sync && !writer_.options_.direct) {
@@ -298,30 +316,28 @@ absl::Status SnapshotWriter::Job::WriteWindow(const Window& window, AlignedBuffe
   return absl::OkStatus();
 }
 
-absl::Status SnapshotWriter::Job::WriteExtent(size_t block, uint64_t offset, uint64_t end,
-                                              AlignedBuffer& buffer) {
-  const RamSource& source = *blocks_[block].source;
-  const uint64_t page_size = blocks_[block].page_size;
+absl::Status SnapshotWriter::Job::WriteExtent(const Window& extent, absl::Span<uint8_t> buffer,
+                                              WriteQueue& queue) {
+  const RamSource& source = *blocks_[extent.block].source;
+  Place& place = places_[extent.block];
+  const uint64_t page_size = blocks_[extent.block].page_size;
   absl::Span<const uint8_t> bytes;
   if (source.memory() != nullptr) {
-    bytes = {source.memory() + offset, end - offset};
+    bytes = {source.memory() + extent.offset, extent.end - extent.offset};
   } else {
-    const absl::Span<uint8_t> read = buffer.first(end - offset);
-    if (absl::Status status = source.Read(offset, read); !status.ok()) return status;
+    const absl::Span<uint8_t> read = buffer.first(extent.end - extent.offset);
+    if (absl::Status status = source.Read(extent.offset, read); !status.ok()) return status;
     bytes = read;
   }
   for (const PageRun run : FindNonzero(bytes, page_size)) {
     const uint64_t in_bytes = run.first * page_size;
-    const uint64_t length = run.count * page_size;
-    absl::Status written = file_.WriteAt(places_[block].pages_offset + offset + in_bytes,
-                                         bytes.subspan(in_bytes, length));
-    if (!written.ok()) return written;
-    const PageRun pages = {offset / page_size + run.first, run.count};
-    places_[block].nonzero.SetRun(pages);
-    if (!places_[block].crcs.empty()) {
-      AddToSums(places_[block], pages, bytes.subspan(in_bytes, length));
-    }
-    writer_.written_bytes_.fetch_add(length, std::memory_order_relaxed);
+    const auto content = bytes.subspan(in_bytes, run.count * page_size);
+    absl::Status status = queue.Put(place.pages_offset + extent.offset + in_bytes, content);
+    if (!status.ok()) return status;
+    const PageRun pages = {extent.offset / page_size + run.first, run.count};
+    place.nonzero.SetRun(pages);
+    if (!place.crcs.empty()) AddToSums(place, pages, content);
+    writer_.written_bytes_.fetch_add(content.size(), std::memory_order_relaxed);
   }
   return absl::OkStatus();
 }

@@ -76,7 +76,9 @@ class Qemu:
             time.sleep(0.05)
 
 
-class InspectAgrees(unittest.TestCase):
+class SavingTest(unittest.TestCase):
+    """A snapshot of a machine of one's own."""
+
     def setUp(self):
         # Short, for a socket's name.
         self.directory = tempfile.mkdtemp(dir="/tmp", prefix="ramjet_")
@@ -92,6 +94,8 @@ class InspectAgrees(unittest.TestCase):
             qemu.start_save(uri, capabilities, parameters)
             qemu.finish_save()
 
+
+class InspectAgrees(SavingTest):
     def expect_same(self, offset=None, complete=True):
         """Returns the description with the devices' fields."""
 

@@ -327,6 +327,23 @@ TEST_F(DeviceLoaderTest, BuffersComeInOrderAndTheEndAfterThem) {
   EXPECT_EQ(noted().size(), 3 * 2);
 }
 
+TEST_F(DeviceLoaderTest, DevicesShareALimitOfWhatIsReadAheadHoweverSmall) {
+  constexpr size_t kSize = 100'001;
+  Save({"a", "b", "c"}, kSize);
+  for (const unsigned threads : {1, 3, 8}) {
+    for (const uint64_t limit : {0, 1, 1200, 5000}) {
+      std::string a, b, c;
+      const absl::Status loaded =
+          Load({InBuffers("a", &a, 1000), InBuffers("b", &b, 999), InBuffers("c", &c, 30'000)},
+               {.threads = threads, .read_ahead_bytes = limit});
+      EXPECT_TRUE(loaded.ok()) << loaded;
+      EXPECT_EQ(a, Bytes(kSize, 0));
+      EXPECT_EQ(b, Bytes(kSize, 1));
+      EXPECT_EQ(c, Bytes(kSize, 2));
+    }
+  }
+}
+
 TEST_F(DeviceLoaderTest, EmptyStateHasNoBufferButAnEnd) {
   Save({"vfio"}, 0);
   std::string state;

@@ -214,6 +214,176 @@ TEST(IndexedBuffers, LastProducerThatEndsLeavesNobodyWaiting) {
   other.join();
 }
 
+// --- several queues ---
+
+// Three queues whose buffers come in the order of `arrival`, each by a producer of its own, and the
+// first in turn last of all, if that is the order.
+void ExpectLimitOfAllHolds(const std::vector<uint64_t>& arrival, uint64_t queue_length) {
+  const auto all = std::make_shared<QueueLimit>(queue_length * kCost);
+  std::vector<std::unique_ptr<Consumed>> queues;
+  std::vector<std::thread> producers;
+  for (int i = 0; i < 3; ++i) {
+    queues.push_back(std::make_unique<Consumed>(
+        IndexedBuffers::Options{.count = arrival.size(),
+                                .limit_bytes = 100 * kCost,
+                                .producers = static_cast<int>(arrival.size()),
+                                .limit_of_all = all}));
+  }
+  for (const uint64_t index : arrival) {
+    for (const auto& queue : queues) {
+      producers.emplace_back([&queue = *queue, index] {
+        EXPECT_EQ(queue.Put(index), absl::OkStatus());
+        (void)queue.buffers->EndProducer();
+      });
+    }
+  }
+  for (const auto& queue : queues) {
+    EXPECT_EQ(queue->buffers->Wait(), absl::OkStatus());
+  }
+  for (std::thread& producer : producers) producer.join();
+  for (const auto& queue : queues) EXPECT_EQ(queue->indexes, Indexes(arrival.size()));
+  EXPECT_LE(all->max_queued_bytes(), queue_length * kCost);
+}
+
+TEST(QueueLimit, HoldsInTheWorstOrderAndInAnyWithoutADeadlock) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 10; ++round) {
+    for (const uint64_t queue_length : {0, 1, 4}) {
+      std::vector<uint64_t> arrival = Indexes(20);
+      std::reverse(arrival.begin(), arrival.end());
+      ExpectLimitOfAllHolds(arrival, queue_length);
+      std::shuffle(arrival.begin(), arrival.end(), random);
+      ExpectLimitOfAllHolds(arrival, queue_length);
+    }
+  }
+}
+
+TEST(QueueLimit, ManyBuffersOfAFewProducersEach) {
+  constexpr uint64_t kCount = 1000;
+  const auto all = std::make_shared<QueueLimit>(2 * kCost);
+  const IndexedBuffers::Options options = {
+      .count = kCount, .limit_bytes = 9 * kCost, .producers = 3, .limit_of_all = all};
+  Consumed one(options);
+  Consumed other(options);
+  std::vector<std::thread> producers;
+  for (Consumed* const queue : {&one, &other}) {
+    for (uint64_t first = 0; first < 3; ++first) {
+      producers.emplace_back([queue, first] {
+        for (uint64_t index = first; index < kCount; index += 3) {
+          EXPECT_EQ(queue->Put(index), absl::OkStatus());
+        }
+        (void)queue->buffers->EndProducer();
+      });
+    }
+  }
+  for (std::thread& producer : producers) producer.join();
+  EXPECT_EQ(one.indexes, Indexes(kCount));
+  EXPECT_EQ(other.indexes, Indexes(kCount));
+  EXPECT_LE(all->max_queued_bytes(), 2 * kCost);
+}
+
+// The only producer of one queue waits for the other queue, which gets on: that is no error.
+TEST(QueueLimit, WhatOneQueueGivesBackAnothersProducerGets) {
+  for (int round = 0; round < 100; ++round) {
+    const auto all = std::make_shared<QueueLimit>(kCost);
+    absl::Notification begun;
+    absl::Notification put;
+    Consumed one({.count = 2, .limit_bytes = kCost, .limit_of_all = all},
+                 [&](uint64_t index, absl::Span<const uint8_t>) {
+                   // Then the other is about to wait, if it does not yet.
+                   begun.WaitForNotification();
+                   for (int i = 0; index == 0 && i < 100; ++i) std::this_thread::yield();
+                   EXPECT_FALSE(put.HasBeenNotified());
+                   return absl::OkStatus();
+                 });
+    Consumed other({.count = 2, .limit_bytes = kCost, .limit_of_all = all});
+    EXPECT_EQ(one.Put(1), absl::OkStatus());
+    std::thread producer([&] {
+      begun.Notify();
+      EXPECT_EQ(other.Put(1), absl::OkStatus());
+      put.Notify();
+      EXPECT_EQ(other.Put(0), absl::OkStatus());
+    });
+    EXPECT_EQ(one.Put(0), absl::OkStatus());
+    producer.join();
+    EXPECT_THAT(other.indexes, ElementsAre(0, 1));
+    EXPECT_EQ(all->max_queued_bytes(), kCost);
+  }
+}
+
+TEST(QueueLimit, QueuesThatWaitForEachOtherAreAnErrorAndNoDeadlock) {
+  const auto all = std::make_shared<QueueLimit>(kCost);
+  Consumed one({.count = 3, .limit_bytes = 9 * kCost, .limit_of_all = all});
+  Consumed other({.count = 2, .limit_bytes = 9 * kCost, .limit_of_all = all});
+  EXPECT_EQ(one.Put(1), absl::OkStatus());
+  // Waits as long as there is hope that `one` gets on, and goes on when that has failed.
+  std::thread producer([&] {
+    EXPECT_EQ(other.Put(1), absl::OkStatus());
+    EXPECT_EQ(other.Put(0), absl::OkStatus());
+  });
+  EXPECT_THAT(one.Put(2), StatusIs(absl::StatusCode::kResourceExhausted, " of all queues"));
+  producer.join();
+  EXPECT_THAT(other.indexes, ElementsAre(0, 1));
+}
+
+TEST(QueueLimit, BufferLargerThanTheLimitEndsItsQueueWhenNobodyGivesAnyMore) {
+  const auto all = std::make_shared<QueueLimit>(kCost - 1);
+  Consumed one({.count = 2, .limit_bytes = 9 * kCost, .limit_of_all = all});
+  EXPECT_THAT(one.Put(1), StatusIs(absl::StatusCode::kResourceExhausted, "1127 of all queues"));
+}
+
+TEST(QueueLimit, QueueThatIsGoneHoldsNothing) {
+  const auto all = std::make_shared<QueueLimit>(kCost);
+  Consumed other({.count = 2, .limit_bytes = kCost, .limit_of_all = all});
+  {
+    Consumed one({.count = 3, .limit_bytes = kCost, .limit_of_all = all});
+    EXPECT_EQ(one.Put(2), absl::OkStatus());
+  }
+  std::vector<uint8_t> memory;
+  {
+    Consumed one({.count = 3, .limit_of_all = all});
+    EXPECT_EQ(one.buffers->Reserve(2, kBytes, memory), absl::OkStatus());
+  }
+  EXPECT_EQ(other.Put(1), absl::OkStatus());
+}
+
+TEST(QueueLimit, WhoIsToReadTooEarlyWaitsWithoutMemory) {
+  const auto all = std::make_shared<QueueLimit>(kCost);
+  Consumed queue({.count = 4, .producers = 2, .limit_of_all = all});
+  std::vector<uint8_t> first;
+  ASSERT_EQ(queue.buffers->Reserve(0, kBytes, first), absl::OkStatus());  // next: does not count
+  EXPECT_EQ(all->max_queued_bytes(), 0);
+  std::atomic<bool> begun{false};
+  std::thread other([&] {
+    std::vector<uint8_t> early;
+    EXPECT_EQ(queue.buffers->Reserve(1, kBytes, early), absl::OkStatus());
+    EXPECT_EQ(early.size(), kBytes);
+    begun = true;
+    EXPECT_EQ(queue.Put(1), absl::OkStatus());
+    // Where there is room for one, 3 is to wait until 2 has come.
+    EXPECT_EQ(queue.buffers->Reserve(3, kBytes, early), absl::OkStatus());
+    EXPECT_EQ(queue.Put(3), absl::OkStatus());
+    (void)queue.buffers->EndProducer();
+  });
+  while (!begun) std::this_thread::yield();
+  EXPECT_EQ(queue.Put(0), absl::OkStatus());
+  ASSERT_EQ(queue.buffers->Reserve(2, kBytes, first), absl::OkStatus());
+  EXPECT_EQ(queue.Put(2), absl::OkStatus());
+  (void)queue.buffers->EndProducer();
+  other.join();
+  EXPECT_EQ(queue.indexes, Indexes(4));
+  EXPECT_EQ(all->max_queued_bytes(), kCost);
+}
+
+TEST(QueueLimit, MemoryIsFreedWhileItsReaderWaits) {
+  const auto all = std::make_shared<QueueLimit>(0);
+  Consumed queue({.count = 2, .limit_of_all = all});
+  std::vector<uint8_t> memory(kBytes);
+  EXPECT_THAT(queue.buffers->Reserve(1, kBytes, memory),
+              StatusIs(absl::StatusCode::kResourceExhausted, "buffer 0 is missing"));
+  EXPECT_EQ(memory.capacity(), 0);
+}
+
 TEST(IndexedBuffers, DuplicatesAreRefused) {
   for (const bool any_order : {false, true}) {
     for (const uint64_t twice : {0, 2}) {

@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mappedram/aligned_buffer.h"
 #include "mappedram/file.h"
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
@@ -121,6 +122,29 @@ TEST_F(SnapshotWriterTest, BlocksOfMemoryComeBackInEveryWayOfWriting) {
         EXPECT_THAT(Files(), testing::ElementsAre("vm.mr"));
       }
     }
+  }
+}
+
+// More windows than are ever under way, from memory that the disk can read itself and from a file,
+// whose buffers are used again and again.
+TEST_F(SnapshotWriterTest, DirectWritesUnderWayComeBackFromMemoryAndFiles) {
+  const Bytes image = Memory(10000);
+  AlignedBuffer memory(image.size());
+  std::copy(image.begin(), image.end(), memory.first(image.size()).begin());
+  const MemorySource from_memory(memory.first(image.size()));
+  const TempFile raw(std::string(image.begin(), image.end()));
+  const File file = raw.Open();
+  const FileSource from_file(file, 0);
+  for (const unsigned threads : {1u, 2u}) {
+    SnapshotWriter writer(Stream(),
+                          {Block("memory", image, from_memory), Block("file", image, from_file)},
+                          {.threads = threads, .direct = true});
+    const absl::Status written = writer.Write(PathOf("f"));
+    ASSERT_TRUE(written.ok()) << written;
+    const std::unique_ptr<Snapshot> snapshot = Open(PathOf("f"));
+    ASSERT_NE(snapshot, nullptr);
+    EXPECT_EQ(Content(*snapshot, 0), image);
+    EXPECT_EQ(Content(*snapshot, 1), image);
   }
 }
 

@@ -1006,6 +1006,12 @@ static void test_load_devices(void) {
   load_all(load, &options);
   options.threads = 1;
   load_all(load, &options);
+  options.threads = 4;
+  options.read_ahead_bytes = 1;
+  load_all(load, &options);
+  options.size = offsetof(struct ramjet_load_devices_options, read_ahead_bytes);
+  load_all(load, &options);
+  options.size = sizeof(options);
 
   /* Arguments. */
   make_loaders(loaders);
@@ -1130,9 +1136,48 @@ static void *put_odd_buffers(void *buffers) {
   return NULL;
 }
 
+/* The producer of another device, whose first comes last. */
+static void *put_two_buffers(void *buffers) {
+  CHECK(put_buffer(buffers, 1) == 0);
+  CHECK(put_buffer(buffers, 0) == 0);
+  CHECK(ramjet_buffers_end(buffers) == 0);
+  return NULL;
+}
+
 static int load_from_buffers(void *opaque, const ramjet_device_state *state) {
   (void)state;
   return ramjet_buffers_wait(opaque);
+}
+
+/* Two queues with room for one buffer: who would be the second waits for the other device. */
+static void test_limit_of_all_buffers(void) {
+  struct ramjet_buffers_options options = RAMJET_BUFFERS_OPTIONS_INIT;
+  ramjet_buffers *one = NULL, *two = NULL;
+  uint64_t next_of_one = 0, next_of_two = 0;
+  pthread_t other;
+  options.count = 2;
+  options.queue_bytes = 100 + 128;
+  options.consume = take_buffer;
+  options.opaque = &next_of_one;
+  CHECK(ramjet_buffers_open(&options, &one) == 0);
+  options.queue_with = one;
+  options.opaque = &next_of_two;
+  CHECK(ramjet_buffers_open(&options, &two) == 0);
+  CHECK(put_buffer(one, 1) == 0);
+  CHECK(pthread_create(&other, NULL, put_two_buffers, two) == 0);
+  CHECK(put_buffer(one, 0) == 0);
+  CHECK(ramjet_buffers_end(one) == 0);
+  CHECK(pthread_join(other, NULL) == 0);
+  CHECK(next_of_one == 2 && next_of_two == 2);
+  ramjet_buffers_close(one);
+  ramjet_buffers_close(two);
+
+  /* Of an older header: without the last member. */
+  options.size = offsetof(struct ramjet_buffers_options, queue_with);
+  options.queue_with = (const ramjet_buffers *)&options; /* is not looked at */
+  CHECK(ramjet_buffers_open(&options, &one) == 0);
+  CHECK(put_buffer(one, 1) == 0);
+  ramjet_buffers_close(one);
 }
 
 static void test_buffers(void) {
@@ -1222,6 +1267,7 @@ static void test_buffers(void) {
   CHECK_ERROR(ECANCELED, put_buffer(buffers, 0));
   ramjet_buffers_close(buffers);
   ramjet_buffers_close(NULL);
+  test_limit_of_all_buffers();
 }
 
 int main(void) {

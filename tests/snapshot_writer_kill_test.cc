@@ -26,8 +26,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mappedram/aligned_buffer.h"
 #include "mappedram/file.h"
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
@@ -37,16 +39,20 @@
 
 namespace ramjet {
 
-int g_runs = 200;
+int g_runs = 200;  // of both ways to write
 
 namespace {
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kPages = 3072;
 
-class SnapshotWriterKill : public testing::Test {
+// With and without direct writes, several of which are under way at any time.
+class SnapshotWriterKill : public testing::TestWithParam<bool> {
  protected:
-  SnapshotWriterKill() : directory_(testing::TempDir() + "/kill_XXXXXX"), ram_(kPages * kPage) {
+  SnapshotWriterKill()
+      : directory_(testing::TempDir() + "/kill_XXXXXX"),
+        memory_(kPages * kPage),
+        ram_(memory_.first(kPages * kPage)) {
     EXPECT_NE(mkdtemp(directory_.data()), nullptr);
     // Every other page of a few, for many small writes; and stretches of nothing but zeros.
     for (uint64_t page = 0; page < kPages; page += page % 1024 < 80 ? 2 : 1024 - page % 1024) {
@@ -76,6 +82,7 @@ class SnapshotWriterKill : public testing::Test {
                             .page_size = kPage,
                             .source = source != nullptr ? source : &memory}},
                           {.threads = threads,
+                           .direct = GetParam(),
                            .checksums_path = PathOf("vm.crc"),
                            .before_write = std::move(before_write)});
     return writer.Write(PathOf("vm.mr"));
@@ -108,18 +115,19 @@ class SnapshotWriterKill : public testing::Test {
     if (!snapshot.ok()) return;
     std::vector<uint8_t> content(ram_.size());
     ASSERT_TRUE(SnapshotSource(**snapshot, 0).Read(0, absl::MakeSpan(content)).ok());
-    ASSERT_TRUE(content == ram_) << path << " lies, " << when;
+    ASSERT_TRUE(absl::MakeConstSpan(content) == ram_) << path << " lies, " << when;
     ASSERT_EQ((*snapshot)->description().devices.size(), 2) << when;
     ++whole_;
   }
 
   std::string directory_;
-  std::vector<uint8_t> ram_;
+  AlignedBuffer memory_;
+  const absl::Span<uint8_t> ram_;  // all of memory_
   mutable int whole_ = 0;
 };
 
 // Before its write number `last`, the file as it is gets the name "seen", and the process ends.
-TEST_F(SnapshotWriterKill, EndInAnyWriteLeavesNothingThatLies) {
+TEST_P(SnapshotWriterKill, EndInAnyWriteLeavesNothingThatLies) {
   int writes = 0;
   ASSERT_TRUE(Write(1, [&](int) { return ++writes, absl::OkStatus(); }).ok());
   ASSERT_GT(writes, 100);
@@ -146,7 +154,7 @@ TEST_F(SnapshotWriterKill, EndInAnyWriteLeavesNothingThatLies) {
   EXPECT_EQ(whole_, 2);
 }
 
-TEST_F(SnapshotWriterKill, KilledAtAnyTimeByAnotherLeavesNothingThatLies) {
+TEST_P(SnapshotWriterKill, KilledAtAnyTimeByAnotherLeavesNothingThatLies) {
   // Where the child keeps how far it is, so that it is killed while it writes and not before.
   auto* const writes = static_cast<std::atomic<int>*>(
       mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
@@ -155,7 +163,7 @@ TEST_F(SnapshotWriterKill, KilledAtAnyTimeByAnotherLeavesNothingThatLies) {
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   std::mt19937 random(seed);
   int killed = 0;
-  for (int run = 0; run < g_runs; ++run) {
+  for (int run = 0; run < g_runs / 2; ++run) {
     writes->store(0);
     const pid_t child = Fork([&] {
       (void)Write(2, [&](int fd) {
@@ -186,10 +194,10 @@ TEST_F(SnapshotWriterKill, KilledAtAnyTimeByAnotherLeavesNothingThatLies) {
     for (const std::string& name : Files()) std::filesystem::remove(PathOf(name.c_str()));
   }
   munmap(writes, kPage);
-  EXPECT_GT(killed, g_runs / 4);
+  EXPECT_GT(killed, g_runs / 8);
 }
 
-TEST_F(SnapshotWriterKill, FailingWriteIsOneLineAndLeavesWhatWasThere) {
+TEST_P(SnapshotWriterKill, FailingWriteIsOneLineAndLeavesWhatWasThere) {
   std::atomic<int> writes{0};
   ASSERT_TRUE(Write(2, [&](int) { return ++writes, absl::OkStatus(); }).ok());
   const ino_t inode = File::Open(PathOf("vm.mr"))->inode();
@@ -204,7 +212,7 @@ TEST_F(SnapshotWriterKill, FailingWriteIsOneLineAndLeavesWhatWasThere) {
   }
 }
 
-TEST_F(SnapshotWriterKill, LimitOnTheSizeOfFilesIsNoSignal) {
+TEST_P(SnapshotWriterKill, LimitOnTheSizeOfFilesIsNoSignal) {
   const pid_t child = Fork([&] {
     const rlimit limit{.rlim_cur = 6 << 20, .rlim_max = 6 << 20};
     setrlimit(RLIMIT_FSIZE, &limit);
@@ -246,13 +254,13 @@ class FailingSource : public RamSource {
   }
 };
 
-TEST_F(SnapshotWriterKill, SourceThatFailsEndsTheWriting) {
+TEST_P(SnapshotWriterKill, SourceThatFailsEndsTheWriting) {
   const FailingSource source;
   EXPECT_THAT(Write(3, nullptr, &source), StatusIs(absl::StatusCode::kDataLoss, "raw.img: ends"));
   EXPECT_THAT(Files(), testing::IsEmpty());
 }
 
-TEST_F(SnapshotWriterKill, CancelledWritingLeavesNothing) {
+TEST_P(SnapshotWriterKill, CancelledWritingLeavesNothing) {
   const MemorySource memory(ram_);
   std::unique_ptr<SnapshotWriter> writer;
   std::atomic<int> writes{0};
@@ -260,7 +268,7 @@ TEST_F(SnapshotWriterKill, CancelledWritingLeavesNothing) {
       *EncodeStream({}),
       std::vector<NewBlock>{
           {.idstr = "ram", .used_length = ram_.size(), .page_size = kPage, .source = &memory}},
-      SnapshotWriter::Options{.threads = 1, .before_write = [&](int) {
+      SnapshotWriter::Options{.threads = 1, .direct = GetParam(), .before_write = [&](int) {
                                 if (++writes == 5) writer->Cancel();
                                 return absl::OkStatus();
                               }});
@@ -271,11 +279,16 @@ TEST_F(SnapshotWriterKill, CancelledWritingLeavesNothing) {
   EXPECT_THAT(Files(), testing::IsEmpty());
 }
 
-TEST_F(SnapshotWriterKill, WhatIsNoRegularFileIsNotReplaced) {
+TEST_P(SnapshotWriterKill, WhatIsNoRegularFileIsNotReplaced) {
   ASSERT_EQ(symlink("nowhere", PathOf("vm.mr").c_str()), 0);
   EXPECT_THAT(Write(1, nullptr),
               StatusIs(absl::StatusCode::kInvalidArgument, "vm.mr: is there, and no regular file"));
 }
+
+INSTANTIATE_TEST_SUITE_P(All, SnapshotWriterKill, testing::Bool(),
+                         [](const testing::TestParamInfo<bool>& test) {
+                           return test.param ? "Direct" : "Buffered";
+                         });
 
 }  // namespace
 }  // namespace ramjet
