@@ -29,8 +29,7 @@ void EagerThread::Run() {
   while (!spare_ || parts_.pacer.waits_for_disk()) {
     std::optional<EagerQueue::Window> window = parts_.queue.Next();
     if (!window) return;
-    const HugePages huge = parts_.queue.DecideHuge(*window->block);
-    windows_.LoadWindow(*std::move(window), huge);
+    windows_.LoadWindow(*std::move(window));
   }
 }
 

@@ -37,7 +37,7 @@ class EagerThread {
 
  private:
   EagerThread(const Parts& parts, bool spare)
-      : parts_(parts), spare_(spare), windows_(parts.loader, parts.stats) {}
+      : parts_(parts), spare_(spare), windows_(parts.loader, parts.queue, parts.stats) {}
   void Run();
 
   const Parts parts_;

@@ -15,8 +15,9 @@
 // disk is nobody's hostage: the fault thread claims the page, reads it alone, and the run goes
 // without it. What that costs is a page read twice now and then.
 //
-// The exception is a window of a working set that the page cache holds (ClaimWindow()). The guest
-// is about to touch it. Given its first page alone, the window could not come as a huge page any
+// The exception is a window of a working set (ClaimWindow()) that the page cache holds, or of which
+// the set has so much that one read of all is the shorter way from a disk, too. The guest is about
+// to touch it. Given its first page alone, the window could not come as a huge page any
 // more, and would cost several times as much; so who touches it waits for the whole, some 200 us,
 // and it comes next. A discard may then come between claim and install, as for a faulted page, and
 // the last look is at `received`. Such a window may also come with the first fault in it
@@ -324,6 +325,10 @@ bool PageLoader::IsAtHand(const RamBlock& block, PageRun run) const {
                                  std::min(stored.length, block.page_size())) > 0;
 }
 
+bool PageLoader::IsMostlyCached(const RamBlock& block, PageRun run) const {
+  return CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run)) / 2;
+}
+
 PageLoader::ClaimedWindow::~ClaimedWindow() {
   if (loader_ == nullptr) return;
   {
@@ -339,7 +344,6 @@ void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
   RamBlock& block = *window.block_;
   const PageRun run = window.run_;
   uint8_t* const content = staging.memory().data();
-  if (CachedBytes(block, run) < block.BytesOf(block.CountNonzero(run)) / 2) return;
   if (!ReadStored(parts_.bulk, block, run, content).ok()) {
     { const ClaimedWindow given_back = std::move(window); }
     LoadSingly(block, run, content, also);

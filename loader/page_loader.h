@@ -93,17 +93,18 @@ class PageLoader {
                      std::atomic<uint64_t>* also = nullptr);
 
   // Such a run, claimed before it is read: who touches a page of it from now on waits for all of
-  // it. For what needs no disk, and is soon to be loaded. The claim is given back at the end of the
-  // object's life. Movable.
+  // it. For what is soon to be loaded, and needs no disk or will be touched all over. The claim is
+  // given back at the end of the object's life. Movable.
   class ClaimedWindow;
   // All of `run`, or nothing if something of it is claimed already.
   std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);
-  // Gives the claim back if the page cache does not hold most of it.
   void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);
 
-  // Whether the page cache holds the first page of the run's content: a quick look.
+  // Whether the page cache holds the first page of the run's content: a quick look. And whether it
+  // holds most of that.
   bool IsAtHand(const RamBlock& block, PageRun run) const;
+  bool IsMostlyCached(const RamBlock& block, PageRun run) const;
 
   // The guest is discarding [start, end) of the block: none of it may arrive from now on. Waits for
   // installs under way.

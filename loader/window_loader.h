@@ -23,13 +23,13 @@ namespace ramjet {
 // Threads: belongs to one.
 class WindowLoader {
  public:
-  // Both outlive it.
-  WindowLoader(PageLoader& loader, LoadStats& stats) : loader_(loader), stats_(stats) {}
+  // All outlive it.
+  WindowLoader(PageLoader& loader, EagerQueue& queue, LoadStats& stats)
+      : loader_(loader), queue_(queue), stats_(stats) {}
 
-  // `huge` is what is known of its block. A window of a working set that is not to be a huge page
-  // after all, or a claimed one that is not in the page cache, is left alone: its pages come
-  // singly.
-  void LoadWindow(EagerQueue::Window window, HugePages huge);
+  // A window of a working set that is not to be a huge page after all, or a claimed one that is not
+  // in the page cache, is put back into the queue: its pages come singly.
+  void LoadWindow(EagerQueue::Window window);
 
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is
   // counted in `also`, too, if that is given.
@@ -40,6 +40,7 @@ class WindowLoader {
   bool HaveBuffer(uint64_t page_bytes);
 
   PageLoader& loader_;
+  EagerQueue& queue_;
   LoadStats& stats_;
   std::optional<PageBuffer> buffer_;
   std::optional<HugeStaging> staging_;

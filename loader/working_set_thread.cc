@@ -15,8 +15,9 @@
 
 #include <algorithm>
 #include <iterator>
-#include <set>
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "mappedram/snapshot_digest.h"
@@ -28,6 +29,9 @@ namespace {
 constexpr uint64_t kMinBatchBytes = 16 << 10;
 constexpr uint64_t kMaxBatchBytes = 128 << 10;
 constexpr size_t kBatchesAhead = 24;  // prefetched, with the one in hand, when the guest runs
+// Of the pages of a window one in so many is in the set: then the disk brings all of the window in
+// less time than these.
+constexpr uint64_t kDense = 8;
 // By then it does, or whoever resumes it is waiting for something else.
 constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
 
@@ -54,7 +58,7 @@ WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts)
     : path_(std::move(path)),
       parts_(parts),
       started_(absl::Now()),
-      windows_(parts.loader, parts.stats),
+      windows_(parts.loader, parts.queue, parts.stats),
       blocks_(parts.snapshot.blocks().size()) {}
 
 WorkingSetThread::~WorkingSetThread() {
@@ -187,30 +191,46 @@ PageRun WorkingSetThread::PagesOf(const Extent& extent, const RamBlock& block) {
 }
 
 // Where the content is in memory and huge pages are wanted, whole windows come, and not only their
-// pages that are in the set: that is the shorter way. All are claimed before the first is loaded,
-// for the guest would spoil them by having a page alone.
+// pages that are in the set: that is the shorter way. So it is from a disk, if they have many pages
+// in the set. All are claimed before the first is loaded, for the guest would spoil them by having
+// a page alone.
 void WorkingSetThread::ClaimWindows(const std::deque<Batch>& ahead) {
-  std::set<WindowHints::Hint> seen;
-  const auto claim = [&](RamBlock& block, PageRun pages) {
+  struct Wanted {
+    RamBlock* block;
     PageRun window;
-    for (uint64_t page = pages.first; page < pages.end(); page = window.end()) {
-      window = WindowOf(block, page);
-      if (!block.pending(page) || !seen.insert({block.index(), window.first}).second) continue;
-      if (window.count == WindowPages(block) && parts_.queue.huge(block) != HugePages::kNever &&
-          parts_.loader.IsAtHand(block, window)) {
-        parts_.queue.PutFirst({.block = &block,
-                               .run = window,
-                               .of_working_set = true,
-                               .claim = parts_.loader.ClaimWindow(block, window)});
-      }
+    uint64_t pages = 0;  // of the set
+  };
+  std::vector<Wanted> wanted;  // in order of their first page in the set
+  std::map<WindowHints::Hint, size_t> index_of;
+  const auto count = [&](RamBlock& block, PageRun pages) {
+    while (pages.count > 0) {
+      const PageRun window = WindowOf(block, pages.first);
+      const uint64_t inside = std::min(pages.count, window.end() - pages.first);
+      const auto [found, added] =
+          index_of.try_emplace({block.index(), window.first}, wanted.size());
+      if (added) wanted.push_back({&block, window});
+      wanted[found->second].pages += inside;
+      pages = {pages.first + inside, pages.count - inside};
     }
   };
   for (const Batch& batch : ahead) {
-    for (const BlockRun& run : batch) claim(*run.block, run.pages);
+    for (const BlockRun& run : batch) count(*run.block, run.pages);
   }
   for (size_t i = next_; i < todo_.size(); ++i) {
     RamBlock* const block = blocks_[todo_[i].block];
-    if (block != nullptr) claim(*block, PagesOf(todo_[i], *block));
+    if (block != nullptr) count(*block, PagesOf(todo_[i], *block));
+  }
+  for (const Wanted& want : wanted) {
+    RamBlock& block = *want.block;
+    if (want.window.count < WindowPages(block)) continue;
+    if (parts_.queue.huge(block) == HugePages::kNever) continue;
+    const bool dense = want.pages * kDense >= block.CountNonzero(want.window);
+    if (!dense && !parts_.loader.IsAtHand(block, want.window)) continue;
+    parts_.queue.PutFirst({.block = &block,
+                           .run = want.window,
+                           .of_working_set = true,
+                           .claim = parts_.loader.ClaimWindow(block, want.window),
+                           .even_from_disk = dense});
   }
 }
 
@@ -218,8 +238,7 @@ void WorkingSetThread::LoadWindows() {
   while (!quit_) {
     std::optional<EagerQueue::Window> window = parts_.queue.NextFirst();
     if (!window) return;
-    const HugePages huge = parts_.queue.DecideHuge(*window->block);
-    windows_.LoadWindow(*std::move(window), huge);
+    windows_.LoadWindow(*std::move(window));
   }
 }
 

@@ -6,10 +6,13 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "gtest/gtest.h"
+#include "loader/eager_queue.h"
 #include "loader/load_progress.h"
 #include "loader/page_loader.h"
+#include "loader/window_loader.h"
 #include "tests/loader_testing.h"
 #include "uffd/event_reader.h"
 #include "uffd/userfaultfd.h"
@@ -305,6 +308,30 @@ TEST_F(PageLoaderTest, Invariant3AClaimedWindowBringsNothingThatWasDiscardedSinc
   EXPECT_TRUE(memory_.HoldsPattern(102));
   EXPECT_EQ(stats_.moved, 0u) << "a huge page would have covered it";
   EXPECT_EQ(stats_.removed, 2u);
+}
+
+// Else the load would never be complete.
+TEST_F(PageLoaderTest, AClaimedWindowThatIsNotInThePageCacheComesToThoseWhoHavePassedItBy) {
+  const FaultySource uncached(*snapshot_);
+  PageLoader loader({.demand = uncached,
+                     .bulk = uncached,
+                     .uffd = *uffd_,
+                     .gate = gate_,
+                     .stats = stats_,
+                     .progress = progress_,
+                     .vm_stop = *vm_stop_});
+  EagerQueue queue(1);
+  WindowLoader windows(loader, queue, stats_);
+  EagerQueue::Window claimed{.block = &*block_,
+                             .run = {0, 512},
+                             .of_working_set = true,
+                             .claim = loader.ClaimWindow(*block_, {0, 512})};
+  ASSERT_TRUE(claimed.claim);
+  queue.Add(*block_, HugePages::kWhereAnyContent);
+  EXPECT_EQ(queue.Next()->run, (PageRun{512, 512}));
+  windows.LoadWindow(std::move(claimed));
+  EXPECT_FALSE(block_->AnyClaimed({0, 512}));
+  EXPECT_EQ(queue.Next()->run, (PageRun{0, 512}));
 }
 
 // While a mapping changes no claim is held: a discard of one of its pages waits for nobody.

@@ -417,6 +417,22 @@ TEST_F(WorkingSetWindows, WhatIsNotInThePageCacheComesByItsPages) {
   EXPECT_EQ(loader_->stats().working_set, 6u);
 }
 
+TEST_F(WorkingSetWindows, WhatTheGuestWillTouchAllOverComesWholeFromADiskToo) {
+  std::vector<uint64_t> pages = {4, 5, 6, 7};
+  for (uint64_t page = 512; page < 1024; page += 8) pages.push_back(page);
+  set_ = WriteSet("dense.ws", pages);
+  Start(/*cached=*/false, 600);
+  EXPECT_GE(source_->AwaitHeld(600).count, 64u) << "its pages come by themselves";
+  std::thread guest([&] { EXPECT_TRUE(memory_.HoldsPattern(1023)); });  // the last
+  while (loader_->stats().in_flight == 0) std::this_thread::yield();
+  source_->Release(600);
+  guest.join();
+  EXPECT_GE(loader_->stats().moved, 512u);
+  EXPECT_EQ(loader_->stats().faulted, 0u);
+  ExpectCompletion();
+  ExpectAllContent(memory_);
+}
+
 // On demand means that nobody else's pages come.
 TEST_F(WorkingSetWindows, OnDemandOnlyThePagesOfTheSetCome) {
   snapshot_ = OneBlockSnapshot(kPages, Content());
