@@ -96,8 +96,10 @@ void EagerQueue::PutBack(const RamBlock& block, PageRun window) {
 void EagerQueue::PutFirst(Window window) {
   absl::MutexLock lock(&mu_);
   if (closed_) return;  // which gives its claim back
-  first_at_.emplace(WindowHints::Hint{window.block->index(), window.run.first}, firsts_put_);
-  first_.emplace(firsts_put_++, std::move(window));
+  const WindowHints::Hint at{window.block->index(), window.run.first};
+  const uint64_t number = missed_.erase(at) > 0 ? --next_urgent_ : next_number_++;
+  first_at_.emplace(at, number);
+  first_.emplace(number, std::move(window));
 }
 
 std::optional<EagerQueue::Window> EagerQueue::NextFirst() {
@@ -110,7 +112,10 @@ std::optional<EagerQueue::Window> EagerQueue::TakeFirst() {
   if (next == first_.end()) return std::nullopt;
   while (const std::optional<WindowHints::Hint> waited = waits_.Take()) {
     const auto found = first_at_.find(*waited);
-    if (found == first_at_.end()) continue;  // it is in hand
+    if (found == first_at_.end()) {
+      missed_.insert(*waited);  // it is in hand, or claimed and about to be put here
+      continue;
+    }
     next = first_.find(found->second);
     break;
   }

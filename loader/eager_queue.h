@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -110,7 +111,11 @@ class EagerQueue {
   // What comes before all else, by the order of its coming, and each window's number by its place.
   std::map<uint64_t, Window> first_ ABSL_GUARDED_BY(mu_);
   std::map<WindowHints::Hint, uint64_t> first_at_ ABSL_GUARDED_BY(mu_);
-  uint64_t firsts_put_ ABSL_GUARDED_BY(mu_) = 0;  // so far
+  static constexpr uint64_t kMiddle = uint64_t{1} << 63;
+  uint64_t next_number_ ABSL_GUARDED_BY(mu_) = kMiddle;  // upwards
+  uint64_t next_urgent_ ABSL_GUARDED_BY(mu_) = kMiddle;  // downwards
+  // Waited for, and not there.
+  std::set<WindowHints::Hint> missed_ ABSL_GUARDED_BY(mu_);
   int holds_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Time next_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // not earlier
   bool closed_ ABSL_GUARDED_BY(mu_) = false;

@@ -42,10 +42,9 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
   if (!reader.ok()) return reader.status();
   absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kFirstBufferBytes);
   if (!buffer.ok()) return buffer.status();
+  std::unique_ptr<FaultThread> self(new FaultThread(parts, *std::move(reader), *std::move(buffer)));
   absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
-  if (!staging.ok()) return staging.status();
-  std::unique_ptr<FaultThread> self(
-      new FaultThread(parts, *std::move(reader), *std::move(buffer), *std::move(staging)));
+  if (staging.ok()) self->staging_.emplace(*std::move(staging));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-fault", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -53,13 +52,11 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
   return self;
 }
 
-FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer,
-                         HugeStaging staging)
+FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer)
     : parts_(parts),
       can_spin_(std::thread::hardware_concurrency() > 1),
       reader_(std::move(reader)),
       buffer_(std::move(buffer)),
-      staging_(std::move(staging)),
       queue_(parts.uffd) {}
 
 FaultThread::~FaultThread() {
@@ -216,7 +213,8 @@ void FaultThread::Serve(Fault fault) {
 bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   const PageRun window = WindowOf(block, page);
   if (!parts_.eager_queue.WantsWhole(block, window)) return false;
-  switch (parts_.loader.LoadFaultedHuge(block, window, page, staging_)) {
+  if (!staging_ || !staging_->fit()) return false;
+  switch (parts_.loader.LoadFaultedHuge(block, window, page, *staging_)) {
     case PageLoader::Whole::kLoaded:
       return true;
     case PageLoader::Whole::kNotAtHand:

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -83,7 +84,7 @@ class FaultThread {
   // state that parks them; faults that find no room are woken later, and come again.
   static constexpr size_t kMaxParked = 1024;
 
-  FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer, HugeStaging staging);
+  FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer);
   void Run();
   void AwaitEvents(int64_t timeout_ns);
   bool ReadAndServe();
@@ -104,7 +105,7 @@ class FaultThread {
   // Of the thread itself, but for reader_.Poke().
   EventReader reader_;
   PageBuffer buffer_;
-  HugeStaging staging_;
+  std::optional<HugeStaging> staging_;  // for windows; nothing where there are no huge pages
   std::array<Fault, kMaxParked> parked_;
   size_t parked_count_ = 0;
   bool overflowed_ = false;  // a fault found no room

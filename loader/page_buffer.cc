@@ -77,7 +77,8 @@ absl::StatusOr<HugeStaging> HugeStaging::Create() {
   if (reservation == MAP_FAILED) return MapError(2 * kBytes);
   auto* const start = static_cast<uint8_t*>(reservation);
   HugeStaging staging(start, AlignUp(start));
-  if (!staging.Renew()) return MapError(kBytes);
+  staging.Renew();
+  if (!staging.fit()) return MapError(kBytes);
   return staging;
 }
 
@@ -89,9 +90,12 @@ HugeStaging::~HugeStaging() {
   if (reservation_ != nullptr) munmap(reservation_, 2 * kBytes);
 }
 
-bool HugeStaging::Renew() {
+void HugeStaging::Renew() {
   void* const memory = mmap(memory_, kBytes, kProtection, kAnonymous | MAP_FIXED, -1, 0);
-  return memory != MAP_FAILED && madvise(memory, kBytes, MADV_HUGEPAGE) == 0;
+  if (memory != MAP_FAILED && madvise(memory, kBytes, MADV_HUGEPAGE) == 0) return;
+  // Before Linux 6.12 a failed mmap() may have left a hole, where somebody else may be by now.
+  if (memory == MAP_FAILED) reservation_ = nullptr;
+  memory_ = nullptr;
 }
 
 }  // namespace ramjet

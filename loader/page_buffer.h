@@ -48,13 +48,15 @@ class HugeStaging {
   HugeStaging& operator=(HugeStaging&&) = delete;
   ~HugeStaging();
 
-  // Zero wherever nothing was written since the last Renew().
+  // Zero wherever nothing was written since the last Renew(). REQUIRES: fit().
   absl::Span<uint8_t> memory() const { return {memory_, kBytes}; }
 
   // Makes the memory empty again, fit for a whole huge page: mapped anew, for a page table that
-  // once held small pages stays behind after MADV_DONTNEED and keeps huge ones away. False if the
-  // kernel has no memory.
-  bool Renew();
+  // once held small pages stays behind after MADV_DONTNEED and keeps huge ones away. If the kernel
+  // refuses, there is none from then on.
+  void Renew();
+  // Else there is no memory() any more, and another staging has to be created.
+  bool fit() const { return memory_ != nullptr; }
 
  private:
   HugeStaging(uint8_t* reservation, uint8_t* memory) : reservation_(reservation), memory_(memory) {}

@@ -356,7 +356,6 @@ void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
 
 PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page,
                                               HugeStaging& staging) {
-  // All of it: whoever waits must not wait for a disk five hundred times.
   if (block.AnyClaimed(run) || CachedBytes(block, run) < block.BytesOf(block.CountNonzero(run))) {
     return Whole::kNotAtHand;
   }
@@ -364,7 +363,8 @@ PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint
   if (!window) return Whole::kGivenBack;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
   Moved moved;
-  if (ReadStored(parts_.demand, block, run, content).ok()) {
+  // The look above does not tell what is still being read, or which pages it is that are there.
+  if (ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached).ok()) {
     moved = MoveWindow(*std::move(window), content, {.faulted = block.nonzero(page) ? 1u : 0});
   } else {
     window.reset();
@@ -418,7 +418,7 @@ PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint
   }
   if (moved.pages > 0) {
     const uint64_t nonzero = block.CountNonzero({claimed.first, moved.pages});
-    const uint64_t faulted = std::min(counts.faulted, nonzero);
+    const uint64_t faulted = moved.pages == claimed.count ? counts.faulted : 0;
     Count(parts_.stats.faulted, faulted);
     Count(parts_.stats.eager, nonzero - faulted);
     Count(parts_.stats.moved, nonzero);
@@ -432,7 +432,7 @@ PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint
 // Fills `content` with the stored extents of `run`; what lies between them stays as it was, or is
 // zero.
 absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
-                                    uint8_t* content) {
+                                    uint8_t* content, ReadWay way) {
   const uint64_t start = block.BytesOf(run.first);
   for (auto extent = block.FindStored(run, start); extent.length > 0;) {
     const uint64_t first = extent.offset;
@@ -442,8 +442,8 @@ absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& bl
          next = block.FindStored(run, end)) {
       end = next.end();
     }
-    absl::Status read = source.ReadPages(block.index(), first,
-                                         absl::MakeSpan(content + (first - start), end - first));
+    absl::Status read =
+        (source.*way)(block.index(), first, absl::MakeSpan(content + (first - start), end - first));
     if (!read.ok()) return read;
     // What the file holds where it should hold nothing may be anything.
     for (uint64_t filled = extent.end(); filled < end; filled = extent.end()) {

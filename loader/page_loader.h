@@ -154,8 +154,10 @@ class PageLoader {
                       std::atomic<uint64_t>* also);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
   void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);
+  // How a source is read: ReadPages() or ReadCached().
+  using ReadWay = absl::Status (PageSource::*)(size_t, uint64_t, absl::Span<uint8_t>) const;
   static absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
-                                 uint8_t* content);
+                                 uint8_t* content, ReadWay way = &PageSource::ReadPages);
   static absl::Status Read(const PageSource& source, const RamBlock& block, PageRun run,
                            uint8_t* content);
   absl::Status ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const;

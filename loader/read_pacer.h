@@ -47,6 +47,11 @@ class ReadPacer {
     explicit Demand(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    // Counts for nothing: no disk is asked.
+    absl::Status ReadCached(size_t block, uint64_t offset,
+                            absl::Span<uint8_t> buffer) const override {
+      return pacer_.demand_source_.ReadCached(block, offset, buffer);
+    }
     void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
       pacer_.demand_source_.Prefetch(block, offset, length);
     }

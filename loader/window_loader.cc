@@ -50,6 +50,7 @@ void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>*
 }
 
 bool WindowLoader::HaveStaging() {
+  if (staging_ && !staging_->fit()) staging_.reset();
   if (!staging_ && !staging_refused_) {
     absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
     staging_refused_ = !staging.ok();

@@ -307,4 +307,10 @@ absl::Status CheckedSource::ReadPages(size_t block, uint64_t offset,
   return checksums_.Check(source_, block, offset, buffer);
 }
 
+absl::Status CheckedSource::ReadCached(size_t block, uint64_t offset,
+                                       absl::Span<uint8_t> buffer) const {
+  if (absl::Status read = source_.ReadCached(block, offset, buffer); !read.ok()) return read;
+  return checksums_.Check(source_, block, offset, buffer);
+}
+
 }  // namespace ramjet

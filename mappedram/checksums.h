@@ -133,6 +133,8 @@ class CheckedSource : public PageSource {
       : source_(source), checksums_(checksums) {}
 
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
+  // Waits for a disk where a run of pages is not all in the bytes.
+  absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
     source_.Prefetch(block, offset, length);
   }

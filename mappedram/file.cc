@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -113,6 +114,22 @@ absl::Status File::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
           absl::StrCat(name_, ": reading ", buffer.size(), " bytes at offset ", offset,
                        " failed: ", std::generic_category().message(errno)));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status File::ReadCachedAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
+  while (!buffer.empty()) {
+    const iovec part{.iov_base = buffer.data(), .iov_len = buffer.size()};
+    const ssize_t got = preadv2(fd_, &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got <= 0) {
+      if (got < 0 && errno == EINTR) continue;
+      if (got == 0 || errno != EAGAIN) return ReadAt(offset, buffer);  // which says what it is
+      return absl::UnavailableError(
+          absl::StrCat(name_, ": offset ", offset, " is not in the page cache"));
+    }
+    offset += static_cast<uint64_t>(got);
+    buffer.remove_prefix(static_cast<size_t>(got));
   }
   return absl::OkStatus();
 }

@@ -43,6 +43,9 @@ class File {
   // Fills all of `buffer` from `offset`, by as many preads as it takes. DataLoss if the file ends
   // before, Unavailable with errno in words for any other failure.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
+  // The same of what the page cache has, and has read already; else Unavailable. On file systems
+  // that cannot tell (RWF_NOWAIT, Linux 4.14) it may wait.
+  absl::Status ReadCachedAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
 
   // From now on the kernel reads what it is asked for and no more. Its readahead, up to 8 MiB for a
   // page, would make who reads a single page wait for what nobody may want.

@@ -123,10 +123,20 @@ absl::Status NewFile::PublishBoth(NewFile& first, NewFile& second) {
   if (status.ok()) status = second.BeforeWrite();
   if (status.ok()) status = first.NameTemporarily();
   if (status.ok()) status = second.NameTemporarily();
-  if (status.ok()) status = first.Rename();
+  if (!status.ok()) return status;
+  // What had the first one's name is kept under the temporary one until the second has its own.
+  // Where nothing had it, or the file system cannot exchange, it is renamed as ever.
+  const bool kept = first.Exchange();
+  if (!kept) status = first.Rename();
   if (!status.ok()) return status;
   status = second.Rename();
-  if (!status.ok()) unlink(first.path_.c_str());
+  if (kept) {
+    if (!status.ok()) first.Exchange();
+    unlink(first.temporary_.c_str());
+    first.temporary_there_ = false;
+  } else if (!status.ok()) {
+    unlink(first.path_.c_str());
+  }
   first.SyncDirectory();
   second.SyncDirectory();
   return status;
@@ -142,6 +152,10 @@ absl::Status NewFile::NameTemporarily() {
   unlink(temporary_.c_str());
   temporary_there_ = LinkAs(temporary_);
   return temporary_there_ ? absl::OkStatus() : Error(errno, "cannot be given its name");
+}
+
+bool NewFile::Exchange() const {
+  return renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0;
 }
 
 absl::Status NewFile::Rename() {

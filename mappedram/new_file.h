@@ -60,8 +60,8 @@ class NewFile {
   // Names the file, in place of what had that name. Once.
   absl::Status Publish();
   // The same of two files, of which the second says something of the first: where one of them
-  // cannot be named, neither is, and nothing is called as the first. Who ends in the middle of it
-  // leaves the first alone.
+  // cannot be named, neither is, and what had the first one's name keeps it. Who is killed in the
+  // middle of it may leave the first without the second, and temporary names.
   static absl::Status PublishBoth(NewFile& first, NewFile& second);
 
  private:
@@ -71,6 +71,7 @@ class NewFile {
   bool LinkAs(const std::string& name) const;
   // The steps of Publish(): all that may lack room on the disk comes first.
   absl::Status NameTemporarily();
+  bool Exchange() const;
   absl::Status Rename();
   void SyncDirectory() const;
   // What WriteAt() fails by before it writes.

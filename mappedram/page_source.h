@@ -28,6 +28,12 @@ class PageSource {
   virtual absl::Status ReadPages(size_t block, uint64_t offset,
                                  absl::Span<uint8_t> buffer) const = 0;
 
+  // As ReadPages(), but Unavailable where it would have to wait for a disk, as far as that can be
+  // told.
+  virtual absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
+    return ReadPages(block, offset, buffer);
+  }
+
   // Bytes [offset, offset + length) of block number `block` will be read soon. A hint, which waits
   // for nothing but room in the disk's queue. REQUIRES: they lie inside the block.
   virtual void Prefetch(size_t block, uint64_t offset, uint64_t length) const {

@@ -81,6 +81,16 @@ absl::Status Snapshot::ReadPages(size_t block, uint64_t offset, absl::Span<uint8
   return ReadPagesBy(file_, block, offset, buffer);
 }
 
+absl::Status Snapshot::ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
+  struct Cached {
+    absl::Status ReadAt(uint64_t at, absl::Span<uint8_t> bytes) const {
+      return file.ReadCachedAt(at, bytes);
+    }
+    const File& file;
+  };
+  return ReadPagesBy(Cached{file_}, block, offset, buffer);
+}
+
 absl::Status Snapshot::Bulk::ReadPages(size_t block, uint64_t offset,
                                        absl::Span<uint8_t> buffer) const {
   return snapshot.ReadPagesBy(*reader, block, offset, buffer);

@@ -57,6 +57,7 @@ class Snapshot : public PageSource {
   // PageSource. Also notices that the file was truncated or overwritten since Open() (size and
   // mtime; being unlinked or renamed is fine) and then fails with DataLoss for ever after.
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
+  absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override;
   // The same pages for who reads many of them at once: see BulkReader. REQUIRES: OpenBulk().
   const PageSource& bulk() const { return bulk_; }

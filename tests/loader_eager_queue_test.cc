@@ -109,6 +109,25 @@ TEST(EagerQueue, WhatIsPutFirstComesInItsOrderButForWhatIsWaitedFor) {
   EXPECT_EQ(NextRun(queue).first, 7 * kWindowPages) << "as it was touched";
 }
 
+// It is claimed before it is put there, and whoever touches it may be told of in between.
+TEST(EagerQueue, WhatIsWaitedForBeforeItIsPutFirstComesFirstToo) {
+  RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
+  const auto window = [&](uint64_t number) {
+    return EagerQueue::Window{.block = &block, .run = {number * kWindowPages, kWindowPages}};
+  };
+  EagerQueue queue(1);
+  queue.PutFirst(window(0));
+  queue.HintWaiting(block, 3 * kWindowPages + 7);
+  EXPECT_EQ(queue.NextFirst()->run.first, 0u);  // forgets the hint
+  queue.PutFirst(window(1));
+  queue.PutFirst(window(2));
+  queue.PutFirst(window(3));
+  EXPECT_EQ(queue.NextFirst()->run.first, 3 * kWindowPages);
+  EXPECT_EQ(queue.NextFirst()->run.first, kWindowPages);
+  EXPECT_EQ(queue.NextFirst()->run.first, 2 * kWindowPages);
+  EXPECT_FALSE(queue.NextFirst().has_value());
+}
+
 // Passed by while it was claimed, it would be handed out to nobody, and the load never be complete.
 TEST(EagerQueue, WhatIsPutBackIsHandedOutOnceMore) {
   RamBlock one = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});

@@ -2,9 +2,11 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -36,6 +38,26 @@ TEST(File, OpenKnowsNameSizeAndIdentity) {
   EXPECT_EQ(file.device(), info.st_dev);
   EXPECT_EQ(fcntl(file.fd(), F_GETFD), FD_CLOEXEC);
   EXPECT_EQ(ReadAll(file), "hello");
+}
+
+TEST(File, ReadCachedAtGivesWhatThePageCacheHasAndWaitsForNothing) {
+  const std::string content(1 << 20, 'x');
+  const TempFile temp(content);
+  const File file = temp.Open();
+  std::vector<uint8_t> bytes(content.size());
+  EXPECT_EQ(file.ReadCachedAt(0, absl::MakeSpan(bytes)), absl::OkStatus());
+  EXPECT_EQ(std::string(bytes.begin(), bytes.end()), content);
+  EXPECT_THAT(file.ReadCachedAt(1, absl::MakeSpan(bytes)),
+              StatusIs(StatusCode::kDataLoss, "ends before offset"));
+
+  ASSERT_EQ(fsync(file.fd()), 0);
+  ASSERT_EQ(posix_fadvise(file.fd(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  const iovec byte{.iov_base = bytes.data(), .iov_len = 1};
+  if (preadv2(file.fd(), &byte, 1, 512 << 10, RWF_NOWAIT) >= 0 || errno != EAGAIN) {
+    GTEST_SKIP() << "this file system forgets nothing, or does not tell";
+  }
+  EXPECT_THAT(file.ReadCachedAt(0, absl::MakeSpan(bytes)),
+              StatusIs(StatusCode::kUnavailable, "is not in the page cache"));
 }
 
 TEST(File, OpenOfMissingFileIsNotFound) {
