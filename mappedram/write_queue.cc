@@ -33,6 +33,7 @@ WriteQueue::~WriteQueue() {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
   if (pthread_create(&thread, nullptr, destroy, context) == 0) {
+    pthread_setname_np(thread, "ramjet-aio-end");
     pthread_detach(thread);
   } else {
     destroy(context);

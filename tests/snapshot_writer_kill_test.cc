@@ -16,11 +16,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -88,9 +90,21 @@ class SnapshotWriterKill : public testing::TestWithParam<bool> {
     return writer.Write(PathOf("vm.mr"));
   }
 
+  static bool AThreadIsLeft() {
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::string name;
+      std::getline(std::ifstream(thread.path() / "comm"), name);
+      if (name.starts_with("ramjet")) return true;
+    }
+    return false;
+  }
+
   // Runs `body` in a child and returns how that ended.
   template <typename Body>
   pid_t Fork(Body body) {
+    // A thread that a writer of this process has left behind may hold a lock of a sanitizer's
+    // allocator, which nobody would release in the child: it hung there.
+    while (AThreadIsLeft()) std::this_thread::yield();
     const pid_t child = fork();
     if (child == 0) {
       body();
