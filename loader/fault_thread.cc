@@ -209,7 +209,7 @@ void FaultThread::Serve(Fault fault) {
 
 // Given its page alone, a guest soon asks for the next, and the huge page that memory is wanted to
 // be has to be put together from small ones: several times the work. So, if the content is at hand,
-// who touches an untouched window waits some 200 us and has all of it.
+// who touches an untouched window waits longer once and has all of it.
 bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   const PageRun window = WindowOf(block, page);
   if (!parts_.eager_queue.WantsWhole(block, window)) return false;

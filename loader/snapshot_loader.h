@@ -94,7 +94,7 @@ class SnapshotLoader {
     unsigned eager_threads = 0;
     uint64_t eager_bytes_per_s = 0;  // loaded ahead in the mean, at most; 0: no limit
     // Who touches a page of which the huge page around it is in the page cache gets all of that,
-    // once loading ahead has begun and if it has no limit: 0.2 ms instead of 0.02 for the first
+    // once loading ahead has begun and if it has no limit: 0.3 to 0.5 ms, not 0.02, for the first
     // page, nothing for the next, and a huge page.
     bool whole_windows = true;
     OnUnreadable on_unreadable = OnUnreadable::kPoison;
