@@ -66,7 +66,12 @@ void EagerQueue::SkipEmpty() {
 }
 
 HugePages EagerQueue::DecideHuge(const RamBlock& block) {
-  if (const HugePages known = huge(block); known != HugePages::kUndecided) return known;
+  if (huge(block) == HugePages::kUndecided) DecideHuge();
+  return huge(block);
+}
+
+void EagerQueue::DecideHuge() {
+  absl::MutexLock one_asks(&asking_);
   std::vector<const RamBlock*> undecided;
   uintptr_t start = UINTPTR_MAX;
   uintptr_t end = 0;
@@ -80,9 +85,9 @@ HugePages EagerQueue::DecideHuge(const RamBlock& block) {
       end = std::max(end, other.host() + other.length());
     }
   }
+  if (undecided.empty()) return;
   const std::function<HugePages(const RamBlock&)> answer = AskForHugePages(start, end);
   for (const RamBlock* other : undecided) huge_[other->index()].store(answer(*other));
-  return huge(block);
 }
 
 void EagerQueue::PutBack(const RamBlock& block, PageRun window) {

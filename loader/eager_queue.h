@@ -63,9 +63,10 @@ class EagerQueue {
 
   // What was said of the block, or decided since; kUndecided if it was not added. Takes no lock.
   HugePages huge(const RamBlock& block) const { return huge_[block.index()].load(); }
-  // The same, but asks for what is undecided, which takes a while and may be done twice: not when
-  // a block is attached.
-  HugePages DecideHuge(const RamBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same, but decides what is undecided first.
+  HugePages DecideHuge(const RamBlock& block) ABSL_LOCKS_EXCLUDED(asking_, mu_);
+  // Decides for all blocks. To ask takes a while: not when a block is attached.
+  void DecideHuge() ABSL_LOCKS_EXCLUDED(asking_, mu_);
 
   // From now on, unless there is a limit on what is handed out, who touches a page may be given the
   // whole window around it.
@@ -104,6 +105,7 @@ class EagerQueue {
   std::atomic<bool> windows_allowed_{false};
   std::vector<std::atomic<HugePages>> huge_;  // by index in the snapshot
 
+  absl::Mutex asking_ ABSL_ACQUIRED_BEFORE(mu_);  // so that one asks for all
   mutable absl::Mutex mu_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot

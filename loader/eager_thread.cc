@@ -26,6 +26,9 @@ absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(const Parts& par
 
 void EagerThread::Run() {
   (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
+  // Before there is anything for us to do, perhaps: until it is known, no window comes whole to who
+  // touches it.
+  parts_.queue.DecideHuge();
   while (!spare_ || parts_.pacer.waits_for_disk()) {
     std::optional<EagerQueue::Window> window = parts_.queue.Next();
     if (!window) return;

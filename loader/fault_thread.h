@@ -30,8 +30,9 @@ namespace ramjet {
 // Reads events, notes discards, and brings each page that somebody sleeps on, one at a time, in the
 // order of the events.
 //
-// Where EagerQueue wants a window whole, and the page cache has all of it, it brings that. But it
-// waits for a disk only for single pages, and never for bulk I/O. A fault that cannot be answered
+// Where EagerQueue wants a window whole, and the page cache has all of it, it brings that. It waits
+// for a disk for single pages, and for a window only where a guest has waited for many pages, has
+// few vCPUs that wait for it at a time, and the disk is a fast one. A fault that cannot be answered
 // yet, because a mapping is changing or its block is not in the map, is parked: the thread reads
 // on, for it is itself the one whose reading ends that state, and comes back on a timer. It
 // allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up;
@@ -91,6 +92,7 @@ class FaultThread {
   void Prefetch(absl::Span<const MissingFault> faults) const;
   void Serve(Fault fault);
   bool LoadWindow(RamBlock& block, uint64_t page);
+  bool WindowsMayComeFromDisk() const;
   void Park(Fault fault);
   bool IsParked(uintptr_t addr) const;
   void WakeAll();
@@ -114,6 +116,8 @@ class FaultThread {
   unsigned vain_spins_ = 0;  // in a row
   uint64_t watched_ns_ = 0;  // when it last looked
   bool suspicious_ = false;  // what it saw then
+  bool crowded_ = false;     // several faults were read at once
+  int came_alone_ = 0;       // pages whose windows were wanted whole, since the last slow window
 
   // Written by others.
   std::atomic<bool> stop_{false};

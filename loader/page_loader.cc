@@ -355,16 +355,19 @@ void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
 }
 
 PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page,
-                                              HugeStaging& staging) {
-  if (block.AnyClaimed(run) || CachedBytes(block, run) < block.BytesOf(block.CountNonzero(run))) {
-    return Whole::kNotAtHand;
-  }
+                                              HugeStaging& staging, bool even_from_disk) {
+  if (block.AnyClaimed(run)) return Whole::kNotAtHand;
+  const bool cached = CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run));
+  if (!cached && !even_from_disk) return Whole::kNotAtHand;
   std::optional<ClaimedWindow> window = ClaimWindow(block, run);
   if (!window) return Whole::kGivenBack;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
   Moved moved;
   // The look above does not tell what is still being read, or which pages it is that are there.
-  if (ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached).ok()) {
+  const absl::Status read =
+      cached ? ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached)
+             : ReadStored(parts_.demand_bulk, block, run, content);
+  if (read.ok()) {
     moved = MoveWindow(*std::move(window), content, {.faulted = block.nonzero(page) ? 1u : 0});
   } else {
     window.reset();

@@ -46,8 +46,9 @@ class PageLoader {
   // What it works with; all outlive the loader. `progress` is told when a block becomes complete
   // and when something fails.
   struct Parts {
-    const PageSource& demand;  // to read what somebody sleeps on
-    const PageSource& bulk;    // to read ahead
+    const PageSource& demand;       // to read a page that somebody sleeps on
+    const PageSource& demand_bulk;  // to read much at once that somebody sleeps on
+    const PageSource& bulk;         // to read ahead
     const Userfaultfd& uffd;
     InstallGate& gate;
     LoadStats& stats;
@@ -73,9 +74,10 @@ class PageLoader {
     kGivenBack,  // it was claimed and could not be had: who loads ahead may have passed by
   };
   // Brings all of `run`, which fills one huge page of the host, for who sleeps on `page` of it, if
-  // the page cache has its content and nothing of it was claimed before. Else the page is to be
-  // asked for by itself. REQUIRES: as LoadAheadHuge().
-  Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging);
+  // the page cache has its content, or `even_from_disk`, and nothing of it was claimed before. Else
+  // the page is to be asked for by itself. REQUIRES: as LoadAheadHuge().
+  Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging,
+                        bool even_from_disk = false);
 
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
   void PrefetchFaulted(const RamBlock& block, uint64_t page) const;

@@ -22,6 +22,13 @@ absl::Status ReadPacer::Demand::ReadPages(size_t block, uint64_t offset,
   return pacer_.demand_source_.ReadPages(block, offset, buffer);
 }
 
+absl::Status ReadPacer::DemandBulk::ReadPages(size_t block, uint64_t offset,
+                                              absl::Span<uint8_t> buffer) const {
+  // It keeps the disk busy for as long as so many demands.
+  pacer_.demands_begun_.fetch_add(1 + buffer.size() / kMinPieceBytes, std::memory_order_relaxed);
+  return pacer_.bulk_source_.ReadPages(block, offset, buffer);
+}
+
 absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
                                         absl::Span<uint8_t> buffer) const {
   while (!buffer.empty()) {

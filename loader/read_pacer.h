@@ -12,7 +12,8 @@
 
 namespace ramjet {
 
-// Two faces of one snapshot: demand() for pages that somebody sleeps on, bulk() for all others.
+// Three faces of one snapshot: demand() for single pages that somebody sleeps on, demand_bulk() for
+// much at once that somebody sleeps on, bulk() for all others.
 //
 // A disk serves what it was asked for first, so a fault waits for all bulk reads that are queued:
 // with megabytes of them its 50 us become 10 ms and more. Bulk reads are therefore cut into pieces,
@@ -21,9 +22,9 @@ namespace ramjet {
 // to be as slow as a disk, one piece is read at a time, however many threads load ahead. What comes
 // from the page cache queues nowhere, and is not held up.
 //
-// The demand side takes no lock and never waits.
+// The demand sides take no lock and wait for nothing but the disk.
 //
-// Threads: both faces may be used by any number of threads.
+// Threads: all faces may be used by any number of threads.
 class ReadPacer {
  public:
   static constexpr uint64_t kMinPieceBytes = 256 << 10;
@@ -31,11 +32,16 @@ class ReadPacer {
 
   // Two ways to the same pages, both of which outlive the pacer.
   ReadPacer(const PageSource& demand_source, const PageSource& bulk_source)
-      : demand_source_(demand_source), bulk_source_(bulk_source), demand_(*this), bulk_(*this) {}
+      : demand_source_(demand_source),
+        bulk_source_(bulk_source),
+        demand_(*this),
+        demand_bulk_(*this),
+        bulk_(*this) {}
   ReadPacer(const ReadPacer&) = delete;
   ReadPacer& operator=(const ReadPacer&) = delete;
 
   const PageSource& demand() const { return demand_; }
+  const PageSource& demand_bulk() const { return demand_bulk_; }
   const PageSource& bulk() const { return bulk_; }
 
   // The last bulk read took as long as one from a disk; true before the first.
@@ -59,6 +65,16 @@ class ReadPacer {
    private:
     ReadPacer& pacer_;
   };
+  // The bulk source's way, past the page cache where that is faster, but in one piece and at once.
+  class DemandBulk : public PageSource {
+   public:
+    explicit DemandBulk(ReadPacer& pacer) : pacer_(pacer) {}
+    absl::Status ReadPages(size_t block, uint64_t offset,
+                           absl::Span<uint8_t> buffer) const override;
+
+   private:
+    ReadPacer& pacer_;
+  };
   class Bulk : public PageSource {
    public:
     explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
@@ -78,6 +94,7 @@ class ReadPacer {
   const PageSource& demand_source_;
   const PageSource& bulk_source_;
   const Demand demand_;
+  const DemandBulk demand_bulk_;
   const Bulk bulk_;
 
   // relaxed throughout: what one side sees late makes a fault a little slower, and nothing wrong.

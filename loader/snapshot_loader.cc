@@ -131,6 +131,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
       attached_(snapshot_->blocks().size()),
       uffd_(std::move(uffd)),
       loader_(PageLoader::Parts{.demand = pacer_.demand(),
+                                .demand_bulk = pacer_.demand_bulk(),
                                 .bulk = pacer_.bulk(),
                                 .uffd = *uffd_,
                                 .gate = gate_,

@@ -139,9 +139,7 @@ void WorkingSetThread::LoadAttached() {
     // Windows hold pages that are not in the set: they are for who wants those, too.
     if (hurried_.load(std::memory_order_relaxed) && !std::exchange(looked_for_windows, true)) {
       // First, for from then on who touches a page brings its window, and spoils none.
-      for (const RamBlock* block : blocks_) {
-        if (block != nullptr) (void)parts_.queue.DecideHuge(*block);
-      }
+      parts_.queue.DecideHuge();
       ClaimWindows(ahead);
       LoadWindows();
     }

@@ -372,6 +372,7 @@ TEST(Failure, Invariant4AFaultThatIsLostIsFoundByTheWatchdogAndCounted) {
   map.Insert(block);
   const std::unique_ptr<VmStop> vm_stop = *VmStop::Create(nullptr, 0);
   PageLoader loader(PageLoader::Parts{.demand = *snapshot,
+                                      .demand_bulk = *snapshot,
                                       .bulk = *snapshot,
                                       .uffd = *uffd,
                                       .gate = gate,

@@ -36,6 +36,7 @@ class PageLoaderTest : public ::testing::Test {
     snapshot_->OpenBulk(DirectReads::kAuto);
     vm_stop_ = *VmStop::Create(nullptr, 0);
     loader_.emplace(PageLoader::Parts{.demand = *snapshot_,
+                                      .demand_bulk = snapshot_->bulk(),
                                       .bulk = snapshot_->bulk(),
                                       .uffd = *uffd_,
                                       .gate = gate_,
@@ -171,6 +172,7 @@ TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
   RamBlock block(0, snapshot_->blocks()[0], {.host = shared.addr(), .page_size = HostPageBytes()},
                  std::move(nonzero));
   PageLoader loader(PageLoader::Parts{.demand = source,
+                                      .demand_bulk = source,
                                       .bulk = source,
                                       .uffd = *uffd_,
                                       .gate = gate_,
@@ -314,6 +316,7 @@ TEST_F(PageLoaderTest, Invariant3AClaimedWindowBringsNothingThatWasDiscardedSinc
 TEST_F(PageLoaderTest, AClaimedWindowThatIsNotInThePageCacheComesToThoseWhoHavePassedItBy) {
   const FaultySource uncached(*snapshot_);
   PageLoader loader({.demand = uncached,
+                     .demand_bulk = uncached,
                      .bulk = uncached,
                      .uffd = *uffd_,
                      .gate = gate_,

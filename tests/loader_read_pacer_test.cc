@@ -64,6 +64,21 @@ TEST(ReadPacer, WhileFaultsComeOneUponTheOtherPiecesAreTheSmallest) {
   EXPECT_THAT(source.pieces_, ElementsAre(kMin, 2 * kMin));
 }
 
+TEST(ReadPacer, MuchThatSomebodyWaitsForComesInOnePieceAndKeepsBulkPiecesSmall) {
+  NotingSource source;
+  ReadPacer pacer(source, source);
+  std::vector<uint8_t> buffer(8 << 20);
+  ASSERT_TRUE(pacer.demand_bulk().ReadPages(0, 0, absl::MakeSpan(buffer)).ok());
+  EXPECT_THAT(source.pieces_, ElementsAre(buffer.size()));
+  for (int i = 0; i < 10'000; ++i) {
+    ASSERT_TRUE(pacer.demand_bulk().ReadPages(2, 0, absl::MakeSpan(buffer)).ok());
+  }
+  source.expected_offset_ = 0;
+  source.pieces_.clear();
+  ASSERT_TRUE(pacer.bulk().ReadPages(0, 0, absl::MakeSpan(buffer).first(3 * kMin)).ok());
+  EXPECT_THAT(source.pieces_, ElementsAre(kMin, 2 * kMin));
+}
+
 // A guest that faults without a pause, or one whose page does not come, must not stop the rest.
 TEST(ReadPacer, BulkGoesOnWhileADemandReadStalls) {
   NotingSource source;

@@ -384,20 +384,6 @@ TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
   fclose(file);
 }
 
-// Faults on this process's only userfaultfd that nobody has read, by the kernel's word.
-uint64_t UnreadFaults() {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code error;
-    if (std::filesystem::read_symlink(entry.path(), error) != "anon_inode:[userfaultfd]") continue;
-    std::ifstream info("/proc/self/fdinfo/" + entry.path().filename().string());
-    for (std::string line; std::getline(info, line);) {
-      uint64_t pending = 0;
-      if (std::sscanf(line.c_str(), "pending: %lu", &pending) == 1) return pending;
-    }
-  }
-  return 0;
-}
-
 // While one waits for the disk, more come; they are to wait for one turn of it, and not for three.
 TEST(SnapshotLoader, FaultsThatComeTogetherAreReadTogether) {
   SKIP_WITHOUT_USERFAULTFD();

@@ -221,6 +221,19 @@ std::vector<std::string> ThreadsLeft() {
   return OurThreads();
 }
 
+uint64_t UnreadFaults() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    if (std::filesystem::read_symlink(entry.path(), error) != "anon_inode:[userfaultfd]") continue;
+    std::ifstream info("/proc/self/fdinfo/" + entry.path().filename().string());
+    for (std::string line; std::getline(info, line);) {
+      uint64_t pending = 0;
+      if (std::sscanf(line.c_str(), "pending: %lu", &pending) == 1) return pending;
+    }
+  }
+  return 0;
+}
+
 int OpenUserfaultfds() {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {

@@ -147,6 +147,9 @@ std::vector<std::string> OurThreads();
 std::vector<std::string> ThreadsLeft();
 int OpenUserfaultfds();
 
+// Faults on this process's only userfaultfd that nobody has read, by the kernel's word.
+uint64_t UnreadFaults();
+
 }  // namespace ramjet
 
 #endif  // RAMJET_TESTS_LOADER_TESTING_H_

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "loader/snapshot_loader.h"
 #include "tests/loader_testing.h"
@@ -15,6 +17,8 @@ namespace {
 
 constexpr uint64_t kWindowPages = 512;
 constexpr uint64_t kPages = 8 * kWindowPages;
+// As many pages as come alone from a disk before windows do.
+constexpr uint64_t kEnough = 16;
 // In one window, the fourth.
 constexpr uint64_t kTouched = 1600;
 constexpr uint64_t kFirst = 1536;
@@ -58,6 +62,14 @@ class WholeWindow : public ::testing::Test {
     EXPECT_EQ(stats().faulted, 1u);
     EXPECT_EQ(stats().eager, 0u);
   }
+  // Touches pages of the second window, each of which comes alone, for long enough.
+  void BeHungry() {
+    for (uint64_t page = 600; page < 600 + kEnough; ++page) {
+      ASSERT_TRUE(load_->memory.HoldsPattern(page));
+    }
+    ASSERT_EQ(stats().faulted, kEnough);
+    ASSERT_EQ(stats().moved, 0u);
+  }
   const LoadStats& stats() const { return load_->loader->stats(); }
 
   std::optional<OneBlockLoad> load_;
@@ -93,11 +105,76 @@ TEST_F(WholeWindow, DoesNotComeBeforeTheGuestRuns) {
   ExpectOnlyThePageComes();
 }
 
-TEST_F(WholeWindow, DoesNotComeFromADisk) {
+TEST_F(WholeWindow, DoesNotComeFromADiskAtFirst) {
   Attach({}, /*cached=*/false);
   StartEager();
   ExpectOnlyThePageComes();
   ExpectCompletion();
+}
+
+TEST_F(WholeWindow, ComesFromADiskToWhoHasAskedForManyPages) {
+  Attach({}, /*cached=*/false);
+  StartEager();
+  BeHungry();
+  EXPECT_TRUE(load_->memory.HoldsPattern(kTouched));
+  EXPECT_TRUE(load_->memory.HoldsPattern(kFirst));
+  EXPECT_TRUE(load_->memory.HoldsPattern(kLast));
+  EXPECT_EQ(stats().faults, kEnough + 1);
+  EXPECT_EQ(stats().moved, kWindowPages);
+  ExpectCompletion();
+  ExpectContent();
+}
+
+TEST_F(WholeWindow, ThatTookADiskTooLongIsFollowedByPages) {
+  Attach({}, /*cached=*/false);
+  StartEager();
+  BeHungry();
+  load_->source->Hold(kTouched);
+  std::thread guest([&] { EXPECT_TRUE(load_->memory.HoldsPattern(kTouched)); });
+  EXPECT_EQ(load_->source->AwaitHeld(kTouched), (PageRun{kFirst, kWindowPages}));
+  const absl::Time held = absl::Now();
+  while (absl::Now() - held < absl::Milliseconds(5)) std::this_thread::yield();
+  load_->source->Release(kTouched);
+  guest.join();
+  EXPECT_EQ(stats().moved, kWindowPages);
+  EXPECT_TRUE(load_->memory.HoldsPattern(kTouched + kWindowPages));
+  EXPECT_EQ(stats().moved, kWindowPages);
+  ExpectCompletion();
+  ExpectContent();
+}
+
+// Windows one after the other would make the last wait for all.
+TEST_F(WholeWindow, DoesNotComeFromADiskWhileSeveralWait) {
+  Attach({}, /*cached=*/false);
+  StartEager();
+  BeHungry();
+  load_->source->Hold(700);  // comes alone, like its neighbours
+  std::vector<std::thread> guests;
+  guests.emplace_back([&] { EXPECT_TRUE(load_->memory.HoldsPattern(700)); });
+  EXPECT_EQ(load_->source->AwaitHeld(700), (PageRun{700, 1}));
+  for (uint64_t window = 3; window < 6; ++window) {
+    guests.emplace_back(
+        [&, window] { EXPECT_TRUE(load_->memory.HoldsPattern(window * kWindowPages + 7)); });
+  }
+  while (UnreadFaults() < 3) std::this_thread::yield();
+  load_->source->Release(700);
+  for (std::thread& guest : guests) guest.join();
+  EXPECT_EQ(stats().moved, 0u);
+  EXPECT_EQ(stats().faulted, kEnough + 4);
+  ExpectCompletion();
+  ExpectContent();
+}
+
+TEST_F(WholeWindow, FromADiskThatFailsComesByItsPages) {
+  Attach({}, /*cached=*/false);
+  StartEager();
+  BeHungry();
+  load_->source->Fail(1700, absl::UnavailableError("busy"), 1);
+  EXPECT_TRUE(load_->memory.HoldsPattern(kTouched));
+  EXPECT_EQ(stats().faulted, kEnough + 1);
+  EXPECT_EQ(stats().moved, 0u);
+  ExpectCompletion();
+  ExpectContent();
 }
 
 TEST_F(WholeWindow, DoesNotComeWhereThatIsNotWanted) {

@@ -227,8 +227,8 @@ struct PreparedLoad {
     std::unique_ptr<Snapshot> snapshot = OneBlockSnapshot(kPages, Content());
     source = std::make_unique<ListeningSource>(*snapshot);
     prepare(*source);
-    auto created =
-        SnapshotLoader::Create(std::move(snapshot), {.working_set = working_set}, source.get());
+    auto created = SnapshotLoader::Create(
+        std::move(snapshot), {.whole_windows = false, .working_set = working_set}, source.get());
     EXPECT_TRUE(created.ok()) << created.status();
     loader = *std::move(created);
     const absl::Status attached = loader->Attach(0, memory.mapping());

@@ -238,6 +238,7 @@ class LoadedBlock {
       : uffd_(std::move(uffd)),
         snapshot_(OneBlockSnapshot(pages(), {{0, pages()}})),
         loader_(PageLoader::Parts{.demand = *snapshot_,
+                                  .demand_bulk = *snapshot_,
                                   .bulk = *snapshot_,
                                   .uffd = uffd_,
                                   .gate = gate_,
