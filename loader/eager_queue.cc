@@ -14,10 +14,12 @@ void EagerQueue::Add(RamBlock& block, HugePages huge) {
   SkipEmpty();
 }
 
-std::optional<EagerQueue::Window> EagerQueue::Next() {
+std::optional<EagerQueue::Window> EagerQueue::Next(bool helps) {
+  const absl::Condition anything(
+      this, helps ? &EagerQueue::HasFirstOrNextOrClosed : &EagerQueue::HasNextOrClosed);
   absl::MutexLock lock(&mu_);
   for (;;) {
-    mu_.Await(absl::Condition(this, &EagerQueue::HasNextOrClosed));
+    mu_.Await(anything);
     if (closed_) return std::nullopt;
     if (std::optional<Window> first = TakeFirst()) return first;
     if (bytes_per_s_ == 0 || absl::Now() >= next_at_) break;
@@ -148,7 +150,9 @@ void EagerQueue::Close() {
 }
 
 bool EagerQueue::HasNextOrClosed() const {
-  return closed_ || !first_.empty() || (holds_ == 0 && current_ < entries_.size());
+  return closed_ || (holds_ == 0 && (!first_.empty() || current_ < entries_.size()));
 }
+
+bool EagerQueue::HasFirstOrNextOrClosed() const { return !first_.empty() || HasNextOrClosed(); }
 
 }  // namespace ramjet

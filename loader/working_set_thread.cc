@@ -8,14 +8,14 @@
 // But not at once. While the VMM still resumes the guest, a deep queue costs it milliseconds: its
 // own reads and faults wait in it, and where processors are few, submitting hundreds of requests
 // takes one away. Until the guest runs, batches are therefore tiny, in the guest's order, and the
-// queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun.
+// queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun. What
+// is in the page cache has no disk to wait for, and waits for its window.
 #include "loader/working_set_thread.h"
 
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <iterator>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -34,6 +34,8 @@ constexpr size_t kBatchesAhead = 24;  // prefetched, with the one in hand, when 
 constexpr uint64_t kDense = 8;
 // By then it does, or whoever resumes it is waiting for something else.
 constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
+// How long pages wait for it that are to come with their windows.
+constexpr absl::Duration kMaxWindowWait = absl::Milliseconds(10);
 
 // As that of eager threads: whoever wakes on our processor comes first.
 constexpr int kNice = 5;
@@ -135,12 +137,13 @@ void WorkingSetThread::LoadAttached() {
       skipped_.insert(skipped_.end(), todo_.begin() + static_cast<ptrdiff_t>(next_), todo_.end());
       todo_ = std::exchange(skipped_, {});
       next_ = 0;
+      FindWindows(ahead);
     }
     // Windows hold pages that are not in the set: they are for who wants those, too.
     if (hurried_.load(std::memory_order_relaxed) && !std::exchange(looked_for_windows, true)) {
       // First, for from then on who touches a page brings its window, and spoils none.
       parts_.queue.DecideHuge();
-      ClaimWindows(ahead);
+      ClaimWindows();
       LoadWindows();
     }
     while (ahead.size() < (MayHurry() ? kBatchesAhead : 1)) {
@@ -150,6 +153,10 @@ void WorkingSetThread::LoadAttached() {
       ahead.push_back(std::move(batch));
     }
     if (!ahead.empty()) {
+      if (AwaitsWindow(ahead.front())) {
+        AwaitHurry();
+        continue;
+      }
       Load(ahead.front());
       ahead.pop_front();
       continue;
@@ -177,6 +184,27 @@ bool WorkingSetThread::AwaitAdded() {
 
 bool WorkingSetThread::AddedOrQuit() const { return quit_ || !added_.empty(); }
 
+void WorkingSetThread::Hurry() {
+  absl::MutexLock lock(&mu_);
+  hurried_.store(true, std::memory_order_relaxed);
+}
+
+// A page alone would break a window that is soon to come whole.
+bool WorkingSetThread::AwaitsWindow(const Batch& batch) const {
+  const BlockRun& run = batch.front();
+  return !hurried_.load(std::memory_order_relaxed) && absl::Now() - started_ < kMaxWindowWait &&
+         parts_.queue.huge(*run.block) != HugePages::kNever &&
+         parts_.loader.IsAtHand(*run.block, run.pages);
+}
+
+void WorkingSetThread::AwaitHurry() {
+  absl::MutexLock lock(&mu_);
+  mu_.AwaitWithDeadline(absl::Condition(this, &WorkingSetThread::HurriedOrQuit),
+                        started_ + kMaxWindowWait);
+}
+
+bool WorkingSetThread::HurriedOrQuit() const { return hurried_ || quit_; }
+
 void WorkingSetThread::ReleaseTaken() {
   if (quit_) return;
   for (const Added& added : taken_) added.loaded();
@@ -192,26 +220,24 @@ PageRun WorkingSetThread::PagesOf(const Extent& extent, const RamBlock& block) {
   return {first, block.PageAt(extent.offset + extent.length - 1) + 1 - first};
 }
 
-// Where the content is in memory and huge pages are wanted, whole windows come, and not only their
-// pages that are in the set: that is the shorter way. So it is from a disk, if they have many pages
-// in the set. All are claimed before the first is loaded, for the guest would spoil them by having
-// a page alone.
-void WorkingSetThread::ClaimWindows(const std::deque<Batch>& ahead) {
-  struct Wanted {
-    RamBlock* block;
-    PageRun window;
-    uint64_t pages = 0;  // of the set
-  };
-  std::vector<Wanted> wanted;  // in order of their first page in the set
-  std::map<WindowHints::Hint, size_t> index_of;
+// Before the guest runs, for it takes a while.
+void WorkingSetThread::FindWindows(const std::deque<Batch>& ahead) {
+  wanted_.clear();
+  std::vector<std::vector<uint32_t>> places(blocks_.size());  // in wanted_, by window; from 1
   const auto count = [&](RamBlock& block, PageRun pages) {
+    const uint64_t window_pages = WindowPages(block);
+    std::vector<uint32_t>& place_of = places[block.index()];
+    if (place_of.empty()) place_of.resize(block.pages() / window_pages + 2);
     while (pages.count > 0) {
       const PageRun window = WindowOf(block, pages.first);
       const uint64_t inside = std::min(pages.count, window.end() - pages.first);
-      const auto [found, added] =
-          index_of.try_emplace({block.index(), window.first}, wanted.size());
-      if (added) wanted.push_back({&block, window});
-      wanted[found->second].pages += inside;
+      // The first window may be a short one.
+      uint32_t& place = place_of[(window.first + window_pages - 1) / window_pages];
+      if (place == 0) {
+        wanted_.push_back({&block, window});
+        place = static_cast<uint32_t>(wanted_.size());
+      }
+      wanted_[place - 1].pages += inside;
       pages = {pages.first + inside, pages.count - inside};
     }
   };
@@ -222,7 +248,14 @@ void WorkingSetThread::ClaimWindows(const std::deque<Batch>& ahead) {
     RamBlock* const block = blocks_[todo_[i].block];
     if (block != nullptr) count(*block, PagesOf(todo_[i], *block));
   }
-  for (const Wanted& want : wanted) {
+}
+
+// Where the content is in memory and huge pages are wanted, whole windows come, and not only their
+// pages that are in the set: that is the shorter way. So it is from a disk, if they have many pages
+// in the set. All are claimed before the first is loaded, for the guest would spoil them by having
+// a page alone.
+void WorkingSetThread::ClaimWindows() {
+  for (const WantedWindow& want : wanted_) {
     RamBlock& block = *want.block;
     if (want.window.count < WindowPages(block)) continue;
     if (parts_.queue.huge(block) == HugePages::kNever) continue;

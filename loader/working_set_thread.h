@@ -62,7 +62,7 @@ class WorkingSetThread {
 
   // The guest runs by now, so the disk need not be spared for whoever resumes it; and all the rest
   // is to be loaded, too.
-  void Hurry() { hurried_.store(true, std::memory_order_relaxed); }
+  void Hurry() ABSL_LOCKS_EXCLUDED(mu_);
 
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
@@ -78,6 +78,11 @@ class WorkingSetThread {
     PageRun pages;
   };
   using Batch = std::vector<BlockRun>;
+  struct WantedWindow {
+    RamBlock* block;
+    PageRun window;
+    uint64_t pages = 0;  // of the set
+  };
   struct Added {
     RamBlock* block;
     std::function<void()> loaded;
@@ -90,10 +95,14 @@ class WorkingSetThread {
   bool TakeAdded() ABSL_LOCKS_EXCLUDED(mu_);
   bool AwaitAdded() ABSL_LOCKS_EXCLUDED(mu_);
   bool AddedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool AwaitsWindow(const Batch& batch) const;
+  void AwaitHurry() ABSL_LOCKS_EXCLUDED(mu_);
+  bool HurriedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReleaseTaken();
   Batch NextBatch();
   static PageRun PagesOf(const Extent& extent, const RamBlock& block);
-  void ClaimWindows(const std::deque<Batch>& ahead);
+  void FindWindows(const std::deque<Batch>& ahead);
+  void ClaimWindows();
   void LoadWindows();
   Batch Joined(Batch runs) const;
   uint64_t FileOffset(const BlockRun& run) const;
@@ -110,13 +119,15 @@ class WorkingSetThread {
   WindowLoader windows_;
   std::vector<Extent> todo_;  // in order; from next_ on
   size_t next_ = 0;
-  uint64_t batch_bytes_ = 0;       // of the last batch
-  std::vector<Extent> skipped_;    // of blocks that are not attached
-  std::vector<RamBlock*> blocks_;  // by index in Snapshot::blocks(); nullptr: not attached
-  std::vector<Added> taken_;       // whose `loaded` is still to be called
+  uint64_t batch_bytes_ = 0;          // of the last batch
+  std::vector<Extent> skipped_;       // of blocks that are not attached
+  std::vector<RamBlock*> blocks_;     // by index in Snapshot::blocks(); nullptr: not attached
+  std::vector<Added> taken_;          // whose `loaded` is still to be called
+  std::vector<WantedWindow> wanted_;  // by their first page in the set
 
-  std::atomic<bool> quit_{false};     // written under mu_
-  std::atomic<bool> hurried_{false};  // relaxed: seen late, it only takes a little longer
+  std::atomic<bool> quit_{false};  // written under mu_
+  std::atomic<bool> hurried_{
+      false};  // written under mu_; relaxed: seen late, it takes a little longer
 
   absl::Mutex mu_;
   std::vector<Added> added_ ABSL_GUARDED_BY(mu_);
