@@ -22,6 +22,7 @@ std::optional<EagerQueue::Window> EagerQueue::Next(bool helps) {
     mu_.Await(anything);
     if (closed_) return std::nullopt;
     if (std::optional<Window> first = TakeFirst()) return first;
+    if (!HasNextOrClosed()) continue;
     if (bytes_per_s_ == 0 || absl::Now() >= next_at_) break;
     mu_.AwaitWithDeadline(absl::Condition(&closed_), next_at_);
   }
@@ -105,8 +106,22 @@ void EagerQueue::PutFirst(Window window) {
   if (closed_) return;  // which gives its claim back
   const WindowHints::Hint at{window.block->index(), window.run.first};
   const uint64_t number = missed_.erase(at) > 0 ? --next_urgent_ : next_number_++;
-  first_at_.emplace(at, number);
-  first_.emplace(number, std::move(window));
+  first_at_.insert_or_assign(at, number);
+  first_.emplace(number, First{std::move(window)});
+}
+
+std::optional<PageLoader::ClaimedWindow> EagerQueue::TryTakeClaim(const RamBlock& block,
+                                                                  PageRun window) {
+  if (!mu_.TryLock()) return std::nullopt;
+  std::optional<PageLoader::ClaimedWindow> claim;
+  const auto at = first_at_.find({block.index(), window.first});
+  if (at != first_at_.end()) {
+    First& first = first_.find(at->second)->second;
+    claim.swap(first.window.claim);
+    first.taken = first.taken || claim.has_value();
+  }
+  mu_.Unlock();
+  return claim;
 }
 
 std::optional<EagerQueue::Window> EagerQueue::NextFirst() {
@@ -115,20 +130,26 @@ std::optional<EagerQueue::Window> EagerQueue::NextFirst() {
 }
 
 std::optional<EagerQueue::Window> EagerQueue::TakeFirst() {
+  while (!first_.empty() && first_.begin()->second.taken) Extract(first_.begin());
   auto next = first_.begin();
   if (next == first_.end()) return std::nullopt;
   while (const std::optional<WindowHints::Hint> waited = waits_.Take()) {
     const auto found = first_at_.find(*waited);
-    if (found == first_at_.end()) {
+    if (found == first_at_.end() || first_.find(found->second)->second.taken) {
       missed_.insert(*waited);  // it is in hand, or claimed and about to be put here
       continue;
     }
     next = first_.find(found->second);
     break;
   }
-  Window window = std::move(next->second);
-  first_at_.erase({window.block->index(), window.run.first});
-  first_.erase(next);
+  return Extract(next);
+}
+
+EagerQueue::Window EagerQueue::Extract(std::map<uint64_t, First>::iterator at) {
+  Window window = std::move(at->second.window);
+  const auto place = first_at_.find({window.block->index(), window.run.first});
+  if (place != first_at_.end() && place->second == at->first) first_at_.erase(place);
+  first_.erase(at);
   return window;
 }
 
@@ -143,10 +164,11 @@ void EagerQueue::Release() {
 }
 
 void EagerQueue::Close() {
-  std::map<uint64_t, Window> given_back;  // once the lock is
+  std::map<uint64_t, First> given_back;  // once the lock is
   absl::MutexLock lock(&mu_);
   closed_ = true;
   given_back.swap(first_);
+  first_at_.clear();
 }
 
 bool EagerQueue::HasNextOrClosed() const {

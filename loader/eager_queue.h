@@ -54,6 +54,11 @@ class EagerQueue {
   void PutFirst(Window window) ABSL_LOCKS_EXCLUDED(mu_);
   // Somebody waits for the page, which is claimed. As Hint().
   void HintWaiting(const RamBlock& block, uint64_t page) { waits_.Give(block, page); }
+  // For who answers the one that waits: the claim to a window that was put first, and was handed out
+  // to nobody. Takes no lock that somebody holds, and frees no memory; nullopt where it would have
+  // to.
+  std::optional<PageLoader::ClaimedWindow> TryTakeClaim(const RamBlock& block, PageRun window)
+      ABSL_LOCKS_EXCLUDED(mu_);
   // One that was put first; nullopt: there is none just now.
   std::optional<Window> NextFirst() ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -94,7 +99,13 @@ class EagerQueue {
   };
   static constexpr size_t kNoEntry = SIZE_MAX;
 
+  struct First {
+    Window window;
+    bool taken = false;  // its claim was, so there is nothing to do
+  };
+
   std::optional<Window> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Window Extract(std::map<uint64_t, First>::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Window> NextHinted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -114,7 +125,7 @@ class EagerQueue {
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot
   size_t current_ ABSL_GUARDED_BY(mu_) = 0;            // the entry being handed out
   // What comes before all else, by the order of its coming, and each window's number by its place.
-  std::map<uint64_t, Window> first_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, First> first_ ABSL_GUARDED_BY(mu_);
   std::map<WindowHints::Hint, uint64_t> first_at_ ABSL_GUARDED_BY(mu_);
   static constexpr uint64_t kMiddle = uint64_t{1} << 63;
   uint64_t next_number_ ABSL_GUARDED_BY(mu_) = kMiddle;  // upwards

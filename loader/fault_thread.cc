@@ -225,18 +225,33 @@ bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   if (!parts_.eager_queue.WantsWhole(block, window)) return false;
   if (!staging_ || !staging_->fit()) return false;
   const uint64_t begun_ns = NowNs();
-  switch (parts_.loader.LoadFaultedHuge(block, window, page, *staging_, WindowsMayComeFromDisk())) {
+  const bool pending = block.pending(page);
+  switch (LoadWindow(block, window, page)) {
     case PageLoader::Whole::kLoaded:
       if (NowNs() - begun_ns > kMaxDiskWindowNs) came_alone_ = 0;
       return true;
     case PageLoader::Whole::kNotAtHand:
-      came_alone_ = std::min(came_alone_ + 1, kEnoughAlone);
+      if (pending) came_alone_ = std::min(came_alone_ + 1, kEnoughAlone);
       return false;
     case PageLoader::Whole::kGivenBack:
       parts_.eager_queue.PutBack(block, window);
       return false;
   }
   return false;
+}
+
+PageLoader::Whole FaultThread::LoadWindow(RamBlock& block, PageRun window, uint64_t page) {
+  if (block.pending(page)) {
+    return parts_.loader.LoadFaultedHuge(block, window, page, *staging_, WindowsMayComeFromDisk());
+  }
+  // One of a working set, perhaps, that nobody has begun to read.
+  if (block.received(page) || !parts_.loader.IsCached(block, window)) {
+    return PageLoader::Whole::kNotAtHand;
+  }
+  std::optional<PageLoader::ClaimedWindow> claim = parts_.eager_queue.TryTakeClaim(block, window);
+  if (!claim) return PageLoader::Whole::kNotAtHand;
+  parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
+  return parts_.loader.LoadFaultedHuge(*std::move(claim), *staging_, &parts_.stats.working_set);
 }
 
 bool FaultThread::WindowsMayComeFromDisk() const {

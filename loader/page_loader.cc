@@ -329,6 +329,10 @@ bool PageLoader::IsMostlyCached(const RamBlock& block, PageRun run) const {
   return CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run)) / 2;
 }
 
+bool PageLoader::IsCached(const RamBlock& block, PageRun run) const {
+  return CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run));
+}
+
 PageLoader::ClaimedWindow::~ClaimedWindow() {
   if (loader_ == nullptr) return;
   {
@@ -357,23 +361,37 @@ void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
 PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page,
                                               HugeStaging& staging, bool even_from_disk) {
   if (block.AnyClaimed(run)) return Whole::kNotAtHand;
-  const bool cached = CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run));
+  const bool cached = IsCached(block, run);
   if (!cached && !even_from_disk) return Whole::kNotAtHand;
   std::optional<ClaimedWindow> window = ClaimWindow(block, run);
   if (!window) return Whole::kGivenBack;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
-  Moved moved;
   // The look above does not tell what is still being read, or which pages it is that are there.
   const absl::Status read =
       cached ? ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached)
              : ReadStored(parts_.demand_bulk, block, run, content);
+  return InstallFaultedHuge(*std::move(window), read, staging,
+                            {.faulted = block.nonzero(page) ? 1u : 0});
+}
+
+PageLoader::Whole PageLoader::LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging,
+                                              std::atomic<uint64_t>* also) {
+  const absl::Status read = ReadStored(parts_.demand, window.block(), window.run(),
+                                       staging.memory().data(), &PageSource::ReadCached);
+  return InstallFaultedHuge(std::move(window), read, staging, {.also = also});
+}
+
+PageLoader::Whole PageLoader::InstallFaultedHuge(ClaimedWindow window, const absl::Status& read,
+                                                 HugeStaging& staging, const MoveCounts& counts) {
+  const uint64_t pages = window.run().count;
+  Moved moved;
   if (read.ok()) {
-    moved = MoveWindow(*std::move(window), content, {.faulted = block.nonzero(page) ? 1u : 0});
+    moved = MoveWindow(std::move(window), staging.memory().data(), counts);
   } else {
-    window.reset();
+    const ClaimedWindow given_back = std::move(window);
   }
   if (moved.completed) parts_.progress.Note();
-  if (moved.pages == run.count) return Whole::kLoaded;
+  if (moved.pages == pages) return Whole::kLoaded;
   // While a mapping is changing, nothing arrives before the event of that is read: by the caller,
   // so there is no waiting for it here.
   staging.Renew();

@@ -79,6 +79,11 @@ class PageLoader {
   Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging,
                         bool even_from_disk = false);
 
+  // The same for a window that is claimed, and never from a disk. What arrives is counted as by
+  // LoadAheadHuge().
+  class ClaimedWindow;
+  Whole LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging, std::atomic<uint64_t>* also);
+
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
   void PrefetchFaulted(const RamBlock& block, uint64_t page) const;
 
@@ -97,16 +102,16 @@ class PageLoader {
   // Such a run, claimed before it is read: who touches a page of it from now on waits for all of
   // it. For what is soon to be loaded, and needs no disk or will be touched all over. The claim is
   // given back at the end of the object's life. Movable.
-  class ClaimedWindow;
   // All of `run`, or nothing if something of it is claimed already.
   std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);
   void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);
 
   // Whether the page cache holds the first page of the run's content: a quick look. And whether it
-  // holds most of that.
+  // holds most of that, or all.
   bool IsAtHand(const RamBlock& block, PageRun run) const;
   bool IsMostlyCached(const RamBlock& block, PageRun run) const;
+  bool IsCached(const RamBlock& block, PageRun run) const;
 
   // The guest is discarding [start, end) of the block: none of it may arrive from now on. Waits for
   // installs under way.
@@ -149,6 +154,8 @@ class PageLoader {
   void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
                   std::atomic<uint64_t>* also = nullptr);
   Moved MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content, const MoveCounts& counts);
+  Whole InstallFaultedHuge(ClaimedWindow window, const absl::Status& read, HugeStaging& staging,
+                           const MoveCounts& counts);
   Moved MoveWindow(ClaimedWindow window, uint8_t* content, const MoveCounts& counts);
   // What the page cache has of the run.
   uint64_t CachedBytes(const RamBlock& block, PageRun run) const;

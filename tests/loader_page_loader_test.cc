@@ -337,6 +337,44 @@ TEST_F(PageLoaderTest, AClaimedWindowThatIsNotInThePageCacheComesToThoseWhoHaveP
   EXPECT_EQ(queue.Next()->run, (PageRun{0, 512}));
 }
 
+TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  EagerQueue queue(1);
+  queue.PutFirst(
+      {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
+  EXPECT_FALSE(queue.TryTakeClaim(*block_, {512, 512})) << "nobody has put that there";
+  std::optional<PageLoader::ClaimedWindow> claim = queue.TryTakeClaim(*block_, {0, 512});
+  ASSERT_TRUE(claim);
+  EXPECT_FALSE(queue.TryTakeClaim(*block_, {0, 512}));
+  EXPECT_FALSE(queue.NextFirst()) << "it would be loaded twice";
+
+  std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
+  reader_->Wait(-1);
+  ReadEvents();
+  std::atomic<uint64_t> also = 0;
+  EXPECT_EQ(loader_->LoadFaultedHuge(*std::move(claim), staging, &also),
+            PageLoader::Whole::kLoaded);
+  waiter.join();
+  EXPECT_EQ(also, 512u);
+  EXPECT_EQ(stats_.faulted, 0u);
+  EXPECT_EQ(stats_.moved, 512u);
+  EXPECT_TRUE(loader_->idle());
+}
+
+TEST_F(PageLoaderTest, WhatIsPutFirstAnewAfterItsClaimWasTakenIsHandedOut) {
+  EagerQueue queue(1);
+  queue.PutFirst(
+      {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
+  ASSERT_TRUE(queue.TryTakeClaim(*block_, {0, 512}));  // and given back at once
+  queue.PutFirst(
+      {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
+  std::optional<EagerQueue::Window> window = queue.NextFirst();
+  ASSERT_TRUE(window);
+  EXPECT_TRUE(window->claim);
+  EXPECT_FALSE(queue.NextFirst());
+}
+
 // While a mapping changes no claim is held: a discard of one of its pages waits for nobody.
 TEST_F(PageLoaderTest, WhileAMappingChangesAClaimedWindowIsGivenBackAndComesByItsPages) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
