@@ -14,12 +14,10 @@ void EagerQueue::Add(RamBlock& block, HugePages huge) {
   SkipEmpty();
 }
 
-std::optional<EagerQueue::Window> EagerQueue::Next(bool helps) {
-  const absl::Condition anything(
-      this, helps ? &EagerQueue::HasFirstOrNextOrClosed : &EagerQueue::HasNextOrClosed);
+std::optional<EagerQueue::Window> EagerQueue::Next() {
   absl::MutexLock lock(&mu_);
   for (;;) {
-    mu_.Await(anything);
+    mu_.Await(absl::Condition(this, &EagerQueue::HasNextOrClosed));
     if (closed_) return std::nullopt;
     if (std::optional<Window> first = TakeFirst()) return first;
     if (!HasNextOrClosed()) continue;
@@ -172,9 +170,7 @@ void EagerQueue::Close() {
 }
 
 bool EagerQueue::HasNextOrClosed() const {
-  return closed_ || (holds_ == 0 && (!first_.empty() || current_ < entries_.size()));
+  return closed_ || !first_.empty() || (holds_ == 0 && current_ < entries_.size());
 }
-
-bool EagerQueue::HasFirstOrNextOrClosed() const { return !first_.empty() || HasNextOrClosed(); }
 
 }  // namespace ramjet

@@ -86,9 +86,8 @@ class EagerQueue {
   void Hold() ABSL_LOCKS_EXCLUDED(mu_);
   void Release() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Waits until there is a window or the queue is closed: nullopt. Who does not help leaves what was
-  // put first, during a Hold(), to who has put it there.
-  std::optional<Window> Next(bool helps = true) ABSL_LOCKS_EXCLUDED(mu_);
+  // Waits until there is a window or the queue is closed: nullopt.
+  std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
 
   void Close() ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -110,7 +109,6 @@ class EagerQueue {
   Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool HasFirstOrNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const uint64_t bytes_per_s_;
 

@@ -15,8 +15,8 @@ constexpr int kNice = 5;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(const Parts& parts, Room room) {
-  std::unique_ptr<EagerThread> self(new EagerThread(parts, room));
+absl::StatusOr<std::unique_ptr<EagerThread>> EagerThread::Start(const Parts& parts, bool spare) {
+  std::unique_ptr<EagerThread> self(new EagerThread(parts, spare));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-eager", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -29,11 +29,8 @@ void EagerThread::Run() {
   // Before there is anything for us to do, perhaps: until it is known, no window comes whole to who
   // touches it.
   parts_.queue.DecideHuge();
-  for (;;) {
-    const bool from_disk = parts_.pacer.waits_for_disk();
-    if (room_ == Room::kNone && !from_disk) return;
-    std::optional<EagerQueue::Window> window =
-        parts_.queue.Next(from_disk || room_ == Room::kWithWorkingSet);
+  while (!spare_ || parts_.pacer.waits_for_disk()) {
+    std::optional<EagerQueue::Window> window = parts_.queue.Next();
     if (!window) return;
     windows_.LoadWindow(*std::move(window));
   }

@@ -25,14 +25,10 @@ class EagerThread {
     const ReadPacer& pacer;
     LoadStats& stats;
   };
-  // What there is a processor for, if pages come from the page cache. From a disk, all threads load.
-  enum class Room {
-    kWithWorkingSet,  // this thread, one that loads a working set, and a vCPU
-    kButWorkingSet,   // as long as a working set is loaded, it leaves that alone
-    kNone,            // it ends, for it would take a processor from a vCPU
-  };
-  // All parts outlive it.
-  static absl::StatusOr<std::unique_ptr<EagerThread>> Start(const Parts& parts, Room room);
+  // All parts outlive it. A `spare` thread is one too many for the machine's processors, which
+  // helps only while the others wait for a disk. It ends when pages turn out to come from the page
+  // cache: then it would take a processor from a vCPU.
+  static absl::StatusOr<std::unique_ptr<EagerThread>> Start(const Parts& parts, bool spare);
 
   // REQUIRES: the queue is closed. Waits for the window in hand; PageLoader::Quit() shortens that.
   ~EagerThread() = default;
@@ -40,12 +36,12 @@ class EagerThread {
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
-  EagerThread(const Parts& parts, Room room)
-      : parts_(parts), room_(room), windows_(parts.loader, parts.queue, parts.stats) {}
+  EagerThread(const Parts& parts, bool spare)
+      : parts_(parts), spare_(spare), windows_(parts.loader, parts.queue, parts.stats) {}
   void Run();
 
   const Parts parts_;
-  const Room room_;
+  const bool spare_;
   WindowLoader windows_;  // of the thread itself
 
   std::unique_ptr<Thread> thread_;  // last, so that it ends first

@@ -313,14 +313,10 @@ absl::Status SnapshotLoader::StartEager() {
   const unsigned wanted =
       options_.eager_threads != 0 ? options_.eager_threads : std::clamp(processors - 1, 2u, 4u);
   while (eager_threads_.size() < wanted) {
-    // One processor is a vCPU's; but nothing would come with no thread at all.
-    const size_t left = processors - std::min<size_t>(processors, eager_threads_.size() + 1);
-    const EagerThread::Room room =
-        options_.eager_threads != 0 || left >= 2 ? EagerThread::Room::kWithWorkingSet
-        : left > 0 || eager_threads_.empty()     ? EagerThread::Room::kButWorkingSet
-                                                 : EagerThread::Room::kNone;
+    const bool spare = options_.eager_threads == 0 && !eager_threads_.empty() &&
+                       eager_threads_.size() + 1 >= processors;
     absl::StatusOr<std::unique_ptr<EagerThread>> thread = EagerThread::Start(
-        {.queue = eager_queue_, .loader = *loader_, .pacer = pacer_, .stats = stats_}, room);
+        {.queue = eager_queue_, .loader = *loader_, .pacer = pacer_, .stats = stats_}, spare);
     if (!thread.ok()) return thread.status();
     eager_threads_.push_back(*std::move(thread));
   }
