@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "loader/page_buffer.h"
 #include "loader/replace_file.h"
+#include "loader/thread.h"
 #include "loader/working_set.h"
 #include "mappedram/snapshot_digest.h"
 #include "uffd/mappings.h"
@@ -308,7 +308,7 @@ absl::Status SnapshotLoader::StartEager() {
   if (!uffd_) return absl::OkStatus();
   if (options_.whole_windows) eager_queue_.AllowWindows();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
-  const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  const unsigned processors = UsableProcessors();
   const unsigned wanted =
       options_.eager_threads != 0 ? options_.eager_threads : std::clamp(processors - 1, 2u, 4u);
   while (eager_threads_.size() < wanted) {
