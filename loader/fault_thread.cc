@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <thread>
 #include <utility>
 
 namespace ramjet {
@@ -49,7 +48,7 @@ constexpr uint64_t kFirstBufferBytes = 64 << 10;
 absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& parts) {
   absl::StatusOr<EventReader> reader = EventReader::Create(parts.uffd);
   if (!reader.ok()) return reader.status();
-  absl::StatusOr<PageBuffer> buffer = PageBuffer::Create(kFirstBufferBytes);
+  absl::StatusOr<PageBuffer> buffer = PageBuffer::CreateAbsent(kFirstBufferBytes);
   if (!buffer.ok()) return buffer.status();
   std::unique_ptr<FaultThread> self(new FaultThread(parts, *std::move(reader), *std::move(buffer)));
   absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
@@ -63,7 +62,7 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
 
 FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buffer)
     : parts_(parts),
-      can_spin_(std::thread::hardware_concurrency() > 1),
+      can_spin_(UsableProcessors() > 1),
       reader_(std::move(reader)),
       buffer_(std::move(buffer)),
       queue_(parts.uffd) {}
@@ -95,6 +94,7 @@ void FaultThread::Sync() {
 }
 
 void FaultThread::Run() {
+  buffer_.Touch();
   int64_t retry_ns = kMinRetryNs;
   while (!stop_.load()) {
     AwaitEvents(parked_count_ > 0 ? retry_ns : suspicious_ ? kWatchAgainNs : kWatchNs);

@@ -32,6 +32,16 @@ absl::Status MapError(size_t bytes) {
 }  // namespace
 
 absl::StatusOr<PageBuffer> PageBuffer::Create(size_t bytes) {
+  absl::StatusOr<PageBuffer> buffer = CreateAbsent(bytes);
+  if (buffer.ok()) buffer->Touch();
+  return buffer;
+}
+
+void PageBuffer::Touch() const {
+  for (size_t at = 0; at < size_; at += kMinPageBytes) memory_[at] = 0;
+}
+
+absl::StatusOr<PageBuffer> PageBuffer::CreateAbsent(size_t bytes) {
   const bool small = bytes < kHugeBufferBytes;
   const size_t size =
       small ? bytes : (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
@@ -42,7 +52,6 @@ absl::StatusOr<PageBuffer> PageBuffer::Create(size_t bytes) {
   uint8_t* const memory = small ? start : AlignUp(start);
   PageBuffer buffer(start, mapped, memory, bytes);
   if (!small) (void)madvise(memory, size, MADV_HUGEPAGE);  // a kernel without them does without
-  for (size_t at = 0; at < size; at += kMinPageBytes) memory[at] = 0;
   return buffer;
 }
 

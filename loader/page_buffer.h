@@ -16,6 +16,9 @@ namespace ramjet {
 class PageBuffer {
  public:
   static absl::StatusOr<PageBuffer> Create(size_t bytes);
+  // The same, but present only after Touch(), for a thread that is not to hold up its creator.
+  static absl::StatusOr<PageBuffer> CreateAbsent(size_t bytes);
+  void Touch() const;
   // Zeros to copy from: takes no memory worth mentioning, and must not be written to.
   static absl::StatusOr<PageBuffer> CreateZeros(size_t bytes);
   PageBuffer(PageBuffer&& other) noexcept;

@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "loader/page_buffer.h"
 #include "loader/replace_file.h"
+#include "loader/thread.h"
 #include "loader/working_set.h"
 #include "mappedram/snapshot_digest.h"
 #include "uffd/mappings.h"
@@ -160,19 +160,20 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   if (attached_[block]) {
     return absl::AlreadyExistsError(absl::StrCat("block \"", stored.idstr, "\" is attached"));
   }
-  const absl::StatusOr<uint64_t> page_size = CheckMapping(stored, mapping);
-  if (!page_size.ok()) return page_size.status();
+  const absl::StatusOr<HostMemory> host = CheckMapping(stored, mapping);
+  if (!host.ok()) return host.status();
+  const uint64_t page_size = host->page_size;
   const RamBlock::Memory memory{.host = reinterpret_cast<uintptr_t>(mapping.host),
-                                .page_size = *page_size,
+                                .page_size = page_size,
                                 .alias = reinterpret_cast<uintptr_t>(mapping.alias),
-                                .zeroable = *page_size == SystemPageSize()};
+                                .zeroable = page_size == SystemPageSize()};
   if (!memory.zeroable) {
-    absl::Status ready = loader_->PrepareZeros(*page_size);
-    if (ready.ok()) ready = fault_thread_->Grow(*page_size);
+    absl::Status ready = loader_->PrepareZeros(page_size);
+    if (ready.ok()) ready = fault_thread_->Grow(page_size);
     if (!ready.ok()) return ready;
   }
-  const uint64_t length = RoundUp(stored.used_length, *page_size);
-  absl::Status ready = RegisterEmpty(memory, length, mapping.memory);
+  const uint64_t length = RoundUp(stored.used_length, page_size);
+  absl::Status ready = RegisterEmpty(memory, length, mapping.memory, host->anonymous);
   if (!ready.ok()) return ready;
   auto ram = std::make_unique<RamBlock>(block, stored, memory, snapshot_->TakeNonzero(block));
   map_.Insert(*ram);
@@ -189,14 +190,19 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
 }
 
 absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint64_t length,
-                                           BlockMemory kind) {
+                                           BlockMemory kind, bool anonymous) {
   // Register first, then empty, so that nobody can put a page there in between. The discard comes
   // back as an event of our own, which has to be through before the block is in the map: there it
-  // would mean that the guest has given up its memory.
+  // would mean that the guest has given up its memory. Most memory is empty, and all this can be
+  // left out; but what is locked is to be refused even then (MLOCK_ONFAULT), and MADV_COLD, which
+  // does nothing to memory that is empty, refuses it as a discard does.
+  const bool unlocked =
+      anonymous && madvise(reinterpret_cast<void*>(memory.host), length, MADV_COLD) == 0;
   const absl::StatusOr<RangeAbilities> abilities =
       uffd_->Register(memory.host, length, memory.alias != 0);
   if (!abilities.ok()) return abilities.status();
-  absl::Status status = Empty(memory, length, kind);
+  const bool is_empty = unlocked && HoldsAnything(memory.host, memory.host + length) == false;
+  absl::Status status = is_empty ? absl::OkStatus() : Empty(memory, length, kind);
   if (status.ok() && abilities->zero != memory.zeroable) {
     status = absl::InvalidArgumentError("its mappings are of different page sizes");
   }
@@ -204,13 +210,12 @@ absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint6
     (void)uffd_->Unregister(memory.host, length);
     return status;
   }
-  if (uffd_->features().remove_events) fault_thread_->Sync();
+  if (!is_empty && uffd_->features().remove_events) fault_thread_->Sync();
   return absl::OkStatus();
 }
 
-// Returns the size of the mapping's pages.
-absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& stored,
-                                                      const BlockMapping& mapping) const {
+absl::StatusOr<SnapshotLoader::HostMemory> SnapshotLoader::CheckMapping(
+    const SnapshotBlock& stored, const BlockMapping& mapping) const {
   const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
   const absl::StatusOr<KernelMapping> actual = MappingAt(addr);
   if (absl::IsInvalidArgument(actual.status())) return actual.status();
@@ -241,7 +246,10 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
     return absl::InvalidArgumentError(
         absl::StrCat("block \"", next->idstr(), "\" is attached there"));
   }
-  if (mapping.alias == nullptr) return page_size;
+  if (mapping.alias == nullptr) {
+    return HostMemory{page_size, actual.ok() && !actual->shared && actual->inode == 0 &&
+                                     actual->end >= addr + needed};
+  }
 
   if (mapping.memory != BlockMemory::kShared) {
     return absl::InvalidArgumentError("private memory has no alias");
@@ -259,7 +267,7 @@ absl::StatusOr<uint64_t> SnapshotLoader::CheckMapping(const SnapshotBlock& store
     return absl::FailedPreconditionError(
         "this kernel or this userfaultfd cannot fill memory through an alias (Linux 5.14)");
   }
-  return page_size;
+  return HostMemory{page_size, false};
 }
 
 absl::Status SnapshotLoader::Empty(const RamBlock::Memory& memory, uint64_t length,
@@ -309,7 +317,7 @@ absl::Status SnapshotLoader::StartEager() {
   if (!uffd_) return absl::OkStatus();
   if (options_.whole_windows) eager_queue_.AllowWindows();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
-  const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  const unsigned processors = UsableProcessors();
   const unsigned wanted =
       options_.eager_threads != 0 ? options_.eager_threads : std::clamp(processors - 1, 2u, 4u);
   while (eager_threads_.size() < wanted) {

@@ -193,11 +193,15 @@ class SnapshotLoader {
   SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options& options,
                  const PageSource* source, std::optional<BoundChecksums> checksums,
                  std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
-  absl::StatusOr<uint64_t> CheckMapping(const SnapshotBlock& stored,
-                                        const BlockMapping& mapping) const
+  struct HostMemory {
+    uint64_t page_size = 0;
+    bool anonymous = false;  // known to be one private mapping without a file
+  };
+  absl::StatusOr<HostMemory> CheckMapping(const SnapshotBlock& stored,
+                                          const BlockMapping& mapping) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status RegisterEmpty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status RegisterEmpty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind,
+                             bool anonymous) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
   static void MakeInaccessible(const RamBlock& block);
   void StartRecord();

@@ -1,8 +1,12 @@
 #include "loader/thread.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <ctime>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +21,14 @@ uint64_t ReadClockNs(clockid_t clock) {
 }
 
 }  // namespace
+
+unsigned UsableProcessors() {
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof(usable), &usable) == 0) {
+    return static_cast<unsigned>(CPU_COUNT(&usable));
+  }
+  return std::max(1u, std::thread::hardware_concurrency());  // more than a cpu_set_t can tell
+}
 
 absl::StatusOr<std::unique_ptr<Thread>> Thread::Start(std::string name, std::function<void()> run,
                                                       size_t stack_bytes) {

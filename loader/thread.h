@@ -16,6 +16,10 @@
 
 namespace ramjet {
 
+// How many processors the calling thread, and those that it starts, may run on. At least 1. Unlike
+// std::thread::hardware_concurrency() it respects affinity, and reads no file.
+unsigned UsableProcessors();
+
 // Runs a function to its end; joins on destruction. All signals are blocked in it, so the host
 // program's handlers never run there, and its stack is small unless somebody else's code is to run
 // on it. Unlike std::thread, failing to start is an error and not an exception.

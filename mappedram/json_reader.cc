@@ -17,7 +17,20 @@ int HexDigit(char c) {
 }  // namespace
 
 void JsonReader::Fail(absl::string_view what) {
-  if (ok()) status_ = absl::DataLossError(absl::StrCat(what, " at byte ", position_));
+  if (!ok()) return;
+  status_ = absl::DataLossError(absl::StrCat(what, " at byte ", before_ + position_));
+  next_ = nullptr;
+  piece_ = {};
+  position_ = 0;
+}
+
+bool JsonReader::NextPiece() {
+  if (next_ == nullptr) return false;
+  before_ += position_;
+  position_ = 0;
+  piece_ = next_();
+  if (piece_.empty()) next_ = nullptr;
+  return !piece_.empty();
 }
 
 void JsonReader::Expect(char wanted) {
@@ -57,17 +70,9 @@ bool JsonReader::NextMember(std::string* key) {
 
 uint64_t JsonReader::ReadUnsigned() {
   SkipSpace();
-  const size_t start = position_;
-  SkipNumber();
-  uint64_t value = 0;
-  for (const char c : text_.substr(start, position_ - start)) {
-    if (!IsDigit(c) || __builtin_mul_overflow(value, uint64_t{10}, &value) ||
-        __builtin_add_overflow(value, static_cast<uint64_t>(c - '0'), &value)) {
-      Fail("not an unsigned 64-bit number");
-      return 0;
-    }
-  }
-  return ok() ? value : 0;
+  const std::optional<uint64_t> value = ConsumeNumber();
+  if (!value) Fail("not an unsigned 64-bit number");
+  return ok() ? *value : 0;
 }
 
 std::string JsonReader::ReadString() {
@@ -96,32 +101,48 @@ void JsonReader::SkipValue() {
 
 void JsonReader::Finish() {
   SkipSpace();
-  if (ok() && position_ < text_.size()) Fail("more than one value");
+  if (More()) Fail("more than one value");
 }
 
-void JsonReader::SkipDigits() {
-  if (!IsDigit(Peek())) return Fail("no digit");
-  while (IsDigit(Peek())) ++position_;
+std::optional<uint64_t> JsonReader::ConsumeDigits() {
+  if (!IsDigit(Peek())) Fail("no digit");
+  std::optional<uint64_t> value = 0;
+  for (; IsDigit(Peek()); ++position_) {
+    const auto digit = static_cast<uint64_t>(Peek() - '0');
+    if (value && (__builtin_mul_overflow(*value, uint64_t{10}, &*value) ||
+                  __builtin_add_overflow(*value, digit, &*value))) {
+      value.reset();
+    }
+  }
+  return value;
 }
 
-void JsonReader::SkipNumber() {
-  Consume('-');
-  if (!Consume('0')) SkipDigits();
-  if (Consume('.')) SkipDigits();
+std::optional<uint64_t> JsonReader::ConsumeNumber() {
+  const bool negative = Consume('-');
+  std::optional<uint64_t> value = 0;
+  if (!Consume('0')) value = ConsumeDigits();
+  if (negative) value.reset();
+  if (Consume('.')) {
+    ConsumeDigits();
+    value.reset();
+  }
   if (Consume('e') || Consume('E')) {
     if (!Consume('+')) Consume('-');
-    SkipDigits();
+    ConsumeDigits();
+    value.reset();
   }
+  return value;
 }
 
 void JsonReader::SkipScalar() {
   if (Peek() == '"') return ConsumeString(nullptr);
-  if (Peek() == '-' || IsDigit(Peek())) return SkipNumber();
+  if (Peek() == '-' || IsDigit(Peek())) return static_cast<void>(ConsumeNumber());
   for (const absl::string_view literal : {"true", "false", "null"}) {
-    if (ok() && text_.substr(position_, literal.size()) == literal) {
-      position_ += literal.size();
-      return;
+    if (Peek() != literal[0]) continue;
+    for (const char c : literal) {
+      if (!Consume(c)) Fail("no value");
     }
+    return;
   }
   Fail("no value");
 }
@@ -129,17 +150,21 @@ void JsonReader::SkipScalar() {
 void JsonReader::ConsumeString(std::string* out) {
   Expect('"');
   if (out != nullptr) out->clear();
-  while (ok()) {
-    const size_t start = position_;
-    while (position_ < text_.size() && text_[position_] != '"' && text_[position_] != '\\' &&
-           static_cast<unsigned char>(text_[position_]) >= ' ') {
-      ++position_;
+  while (More()) {
+    const absl::string_view rest = piece_.substr(position_);
+    size_t plain = 0;
+    while (plain < rest.size() && rest[plain] != '"' && rest[plain] != '\\' &&
+           static_cast<unsigned char>(rest[plain]) >= ' ') {
+      ++plain;
     }
-    if (out != nullptr) out->append(text_.data() + start, position_ - start);
+    if (out != nullptr) out->append(rest.data(), plain);
+    position_ += plain;
+    if (plain == rest.size()) continue;
     if (Consume('"')) return;
-    if (!Consume('\\')) return Fail("unfinished string");
+    if (!Consume('\\')) break;
     ConsumeEscape(out);
   }
+  Fail("unfinished string");
 }
 
 void JsonReader::ConsumeEscape(std::string* out) {

@@ -95,6 +95,31 @@ bool StreamReader::FindForward(absl::string_view pattern, uint64_t limit) {
   return false;
 }
 
+bool StreamReader::FindBackward(uint8_t byte, uint64_t begin) {
+  const uint64_t start = position_;
+  while (ok() && position_ > begin) {
+    const size_t length = std::min<uint64_t>(position_ - begin, kBufferBytes);
+    position_ -= length;
+    const absl::Span<const uint8_t> bytes = Need(length);
+    const void* const found = memrchr(bytes.data(), byte, bytes.size());
+    if (found == nullptr) continue;
+    position_ += static_cast<const uint8_t*>(found) - bytes.data();
+    return true;
+  }
+  position_ = start;
+  return false;
+}
+
+absl::string_view StreamReader::ReadPiece(uint64_t limit) {
+  if (position_ >= limit) return {};
+  const uint64_t buffer_end = buffer_offset_ + buffer_.size();
+  const bool buffered = position_ >= buffer_offset_ && position_ < buffer_end;
+  const absl::Span<const uint8_t> bytes =
+      Need(std::min(limit - position_, buffered ? buffer_end - position_ : kBufferBytes));
+  position_ += bytes.size();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
 void StreamReader::FailToRead(uint64_t length) {
   FailEnded("ends at offset ", file_.size(), ": ", length, " bytes wanted at offset ", position_);
 }

@@ -82,6 +82,13 @@ class StreamReader {
   // the file, and returns true; or returns false, having moved nothing. REQUIRES: 0 <
   // pattern.size() <= 16.
   bool FindForward(absl::string_view pattern, uint64_t limit);
+  // Moves to the last `byte` in [begin, position()) and returns true; or returns false, having
+  // moved nothing. REQUIRES: begin <= position().
+  bool FindBackward(uint8_t byte, uint64_t begin);
+
+  // Bytes from position() on, as many as are at hand but none at or beyond `limit`; moves behind
+  // them. None at `limit` or after an error. They are there until the next read.
+  absl::string_view ReadPiece(uint64_t limit);
 
  private:
   // Makes `length` bytes at position_ available in the buffer and returns them; empty if that

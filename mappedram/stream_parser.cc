@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "mappedram/configuration.h"
 #include "mappedram/format.h"
+#include "mappedram/json_reader.h"
 #include "mappedram/ram_section.h"
 #include "mappedram/stream.h"
 #include "mappedram/vmdesc.h"
@@ -128,18 +129,17 @@ void Parser::ReadHeader() {
 }
 
 void Parser::ReadVmdesc() {
-  absl::StatusOr<std::optional<std::string>> text = FindVmdesc(file_, reader_.position());
-  if (!text.ok()) {
-    reader_.FailWith(text.status());
-    return;
+  const uint64_t records_offset = reader_.position();
+  if (const std::optional<VmdescPlace> place = FindVmdesc(reader_)) {
+    absl::StatusOr<std::vector<VmdescDevice>> devices =
+        ParseVmdesc(JsonReader([&] { return reader_.ReadPiece(place->end); }));
+    if (devices.ok()) {
+      vmdesc_ = *std::move(devices);
+    } else {
+      reader_.Fail(devices.status().message());  // unless reading failed, which is why
+    }
   }
-  if (!text->has_value()) return;
-  absl::StatusOr<std::vector<VmdescDevice>> devices = ParseVmdesc(**text);
-  if (!devices.ok()) {
-    reader_.Fail(devices.status().message());
-    return;
-  }
-  vmdesc_ = *std::move(devices);
+  reader_.Seek(records_offset);
 }
 
 void Parser::ReadRecords() {

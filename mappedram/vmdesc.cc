@@ -1,7 +1,6 @@
 #include "mappedram/vmdesc.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -97,10 +96,9 @@ VmdescDevice ParseDevice(JsonReader& json) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<VmdescDevice>> ParseVmdesc(absl::string_view text) {
+absl::StatusOr<std::vector<VmdescDevice>> ParseVmdesc(JsonReader json) {
   std::vector<VmdescDevice> devices;
   bool found = false;
-  JsonReader json(text);
   json.EnterObject();
   for (std::string key; json.NextMember(&key);) {
     if (key != "devices") {
@@ -128,37 +126,40 @@ absl::StatusOr<std::vector<VmdescDevice>> ParseVmdesc(absl::string_view text) {
   return devices;
 }
 
-absl::StatusOr<std::optional<std::string>> FindVmdesc(const File& file, uint64_t begin) {
+absl::StatusOr<std::vector<VmdescDevice>> ParseVmdesc(absl::string_view json) {
+  return ParseVmdesc(JsonReader(json));
+}
+
+std::optional<VmdescPlace> FindVmdesc(StreamReader& reader) {
   constexpr uint64_t kLengthBytes = 4;
-  const uint64_t available = std::min(file.size() - begin, 1 + kLengthBytes + kMaxVmdescBytes);
-  std::string tail;
-  const char* zero = nullptr;
-  // A usual description is 100 KB long: one read.
-  for (uint64_t bytes = 128 << 10; zero == nullptr && tail.size() < available; bytes *= 4) {
-    tail.resize(std::min(bytes, available));
-    const absl::Status read =
-        file.ReadAt(file.size() - tail.size(),
-                    absl::MakeSpan(reinterpret_cast<uint8_t*>(tail.data()), tail.size()));
-    if (!read.ok()) return read;
-    if (tail.back() != '}') return std::nullopt;
-    zero = static_cast<const char*>(memrchr(tail.data(), '\0', tail.size()));
-  }
-  if (zero == nullptr) return std::nullopt;
+  const uint64_t end = reader.file().size();
+  const uint64_t begin = end - std::min(reader.remaining(), 1 + kLengthBytes + kMaxVmdescBytes);
+  if (begin == end) return std::nullopt;
+  reader.Seek(end - 1);
+  if (reader.ReadU8() != '}' || !reader.FindBackward('\0', begin)) return std::nullopt;
   // JSON holds no zero byte, and the length begins with one (see kMaxVmdescBytes): the last zero
   // byte is one of its four.
-  const size_t last = zero - tail.data();
-  for (size_t type_at = last - std::min<size_t>(last, kLengthBytes); type_at < last; ++type_at) {
-    const size_t text_at = type_at + 1 + kLengthBytes;
-    if (text_at > tail.size()) break;
-    uint64_t length = 0;
-    for (size_t i = type_at + 1; i < text_at; ++i) {
-      length = length << 8 | static_cast<uint8_t>(tail[i]);
-    }
-    if (tail[type_at] == kVmdescription && length == tail.size() - text_at) {
-      return tail.substr(text_at);
+  const uint64_t last = reader.position();
+  for (uint64_t type_at = last - std::min(last - begin, kLengthBytes); type_at < last; ++type_at) {
+    const uint64_t text_at = type_at + 1 + kLengthBytes;
+    if (text_at > end) break;
+    reader.Seek(type_at);
+    const uint8_t type = reader.ReadU8();
+    const uint32_t length = reader.ReadBe32();
+    if (type == kVmdescription && length == end - text_at && reader.ok()) {
+      return VmdescPlace{text_at, end};
     }
   }
   return std::nullopt;
+}
+
+absl::StatusOr<std::optional<std::string>> FindVmdesc(const File& file, uint64_t begin) {
+  StreamReader reader(file, begin);
+  const std::optional<VmdescPlace> place = FindVmdesc(reader);
+  std::optional<std::string> text;
+  if (place) text = reader.ReadString(place->end - place->offset);
+  if (!reader.ok()) return reader.status();
+  return text;
 }
 
 }  // namespace ramjet

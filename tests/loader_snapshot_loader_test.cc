@@ -324,6 +324,7 @@ TEST_P(SnapshotLoaderTest, DetachedNoThreadAndNoDescriptorIsLeft) {
   const int before = OpenUserfaultfds();
   OneBlockLoad load(kMixedPages, MixedRuns(), GetParam());
   EXPECT_EQ(OpenUserfaultfds(), before + 1);
+  EXPECT_TRUE(load.memory.HoldsPattern(MixedRuns().front().first));  // so it has begun to run
   EXPECT_THAT(OurThreads(), Contains("ramjet-fault"));
   ASSERT_TRUE(load.loader->StartEager().ok());
   ASSERT_TRUE(load.loader->Wait().ok());
@@ -368,6 +369,29 @@ TEST(SnapshotLoader, Invariant10LockedMemoryIsRefusedAndUsableAsBefore) {
   memory.data()[0] = 1;  // or this would wait for a fault that nobody serves
   ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok()) << "a refusal spoils nothing";
   ExpectSnapshotContent(memory, {{0, 64}});
+}
+
+TEST(SnapshotLoader, Invariant10MemoryThatIsToBeLockedWhenTouchedIsRefused) {
+  SKIP_WITHOUT_USERFAULTFD();
+  GuestMemory memory(64 * HostPageBytes(), BlockMemory::kPrivate);
+  ASSERT_EQ(syscall(SYS_mlock2, memory.data(), memory.length(), MLOCK_ONFAULT), 0);
+  auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), {});
+  EXPECT_THAT((*loader)->Attach(0, memory.mapping()).ToString(), HasSubstr("locked"));
+}
+
+TEST(SnapshotLoader, MemoryIsEmptiedHoweverLittleItHolds) {
+  SKIP_WITHOUT_USERFAULTFD();
+  for (const uint64_t page : {0, 31, 63}) {
+    for (const bool written : {false, true}) {
+      GuestMemory memory(64 * HostPageBytes(), BlockMemory::kPrivate);
+      volatile uint8_t* const byte = memory.data() + page * HostPageBytes();
+      if (written) *byte = 0xee;
+      EXPECT_EQ(*byte, written ? 0xee : 0);
+      auto loader = SnapshotLoader::Create(OneBlockSnapshot(64, {{20, 44}}), {});
+      ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok());
+      ExpectSnapshotContent(memory, {{20, 44}});
+    }
+  }
 }
 
 TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {

@@ -541,7 +541,8 @@ TEST_F(TwoBlocks, WhatIsLoadedEndsTheThread) {
   ASSERT_TRUE(loader_->Attach(1, high_.mapping()).ok());
   AwaitWorkingSet(*loader_, 2 * kSetPages);
   while (::testing::Value(OurThreads(), Contains("ramjet-ws"))) std::this_thread::yield();
-  EXPECT_THAT(OurThreads(), Contains("ramjet-fault"));
+  // The other goes on, or begins just now.
+  while (!::testing::Value(OurThreads(), Contains("ramjet-fault"))) std::this_thread::yield();
   ASSERT_TRUE(loader_->StartEager().ok());
   ASSERT_TRUE(loader_->Wait().ok());
 }

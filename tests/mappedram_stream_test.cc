@@ -154,5 +154,43 @@ TEST(StreamReader, FindForwardRespectsItsLimitAndTheEnd) {
   EXPECT_TRUE(reader.ok());
 }
 
+TEST(StreamReader, FindBackwardFindsEveryPlaceAcrossBuffers) {
+  for (const size_t at : {0, 1, 848, 849, 16383, 16384, 17231, 17232, 17233, 33616, 49999}) {
+    std::string bytes(50000, 'x');
+    bytes[at] = '\0';
+    READER(reader, bytes, bytes.size());
+    ASSERT_TRUE(reader.FindBackward('\0', at)) << at;
+    EXPECT_EQ(reader.position(), at);
+    EXPECT_FALSE(reader.FindBackward('\0', 0)) << at;
+    EXPECT_EQ(reader.position(), at);
+    EXPECT_EQ(reader.ReadU8(), 0);
+    EXPECT_FALSE(reader.FindBackward('\0', at + 1)) << at;
+    EXPECT_TRUE(reader.FindBackward('\0', 0)) << at;
+    EXPECT_TRUE(reader.ok());
+  }
+}
+
+TEST(StreamReader, FindBackwardFindsTheLast) {
+  READER(reader, "a.a.a", 4);
+  EXPECT_TRUE(reader.FindBackward('a', 0));
+  EXPECT_EQ(reader.position(), 2);
+}
+
+TEST(StreamReader, PiecesAddUpToTheLimit) {
+  std::string bytes;
+  for (int i = 0; i < 50000; ++i) bytes.push_back(static_cast<char>(i / 7));
+  READER(reader, bytes, 3);
+  for (const size_t limit : {3, 10, 16387, 16388, 49999, 50000}) {
+    const uint64_t start = reader.position();
+    std::string read;
+    for (absl::string_view piece; !(piece = reader.ReadPiece(limit)).empty();) {
+      read.append(piece.data(), piece.size());
+    }
+    EXPECT_EQ(read, bytes.substr(start, limit - start)) << limit;
+    EXPECT_EQ(reader.position(), limit);
+  }
+  EXPECT_TRUE(reader.ok());
+}
+
 }  // namespace
 }  // namespace ramjet

@@ -1,4 +1,6 @@
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
@@ -117,71 +119,110 @@ TEST(Vmdesc, DeepNestingIsRefusedNotFollowed) {
               StatusIs(StatusCode::kDataLoss, "nested too deeply"));
 }
 
+constexpr const char* kTexts[] = {"null",
+                                  "true",
+                                  "false",
+                                  "nul",
+                                  "truex",
+                                  "0",
+                                  "-0",
+                                  "01",
+                                  "-",
+                                  "1.",
+                                  "1.5",
+                                  ".5",
+                                  "1e5",
+                                  "1e",
+                                  "1E+5",
+                                  "1e-5",
+                                  "+1",
+                                  "\"\"",
+                                  "\"a\"",
+                                  "\"",
+                                  "\"\\",
+                                  "\"\\x\"",
+                                  "\"\\u12\"",
+                                  "\"\\u12aF\"",
+                                  "\"\n\"",
+                                  "\"\x1f\"",
+                                  "\"\\n\"",
+                                  "[]",
+                                  "[1]",
+                                  "[1,]",
+                                  "[,1]",
+                                  "[1,2]",
+                                  "[1 2]",
+                                  "[",
+                                  "]",
+                                  "[}",
+                                  "{}",
+                                  "{\"a\":1}",
+                                  "{a:1}",
+                                  "{\"a\" 1}",
+                                  "{\"a\":}",
+                                  "{\"a\":1,}",
+                                  "{,}",
+                                  "{\"a\":1,\"b\":[{}]}",
+                                  " [ 1 , { \"a\" : null } ] ",
+                                  "[] []",
+                                  "",
+                                  " ",
+                                  "[[[[]]]]",
+                                  "[[[[]]]",
+                                  "{\"a\":1 \"b\":2}",
+                                  "\"\\/\\b\\f\\r\\t\\\"\"",
+                                  "\x0b[]",
+                                  "[1]x",
+                                  "nullnull",
+                                  "NaN",
+                                  "Infinity",
+                                  "'a'",
+                                  "{1:2}",
+                                  "[1,,2]"};
+
+absl::Status Skip(JsonReader reader) {
+  reader.SkipValue();
+  reader.Finish();
+  return reader.status();
+}
+
 TEST(JsonReader, AcceptsExactlyWhatAnotherParserDoes) {
-  for (const char* json : {"null",
-                           "true",
-                           "false",
-                           "nul",
-                           "truex",
-                           "0",
-                           "-0",
-                           "01",
-                           "-",
-                           "1.",
-                           "1.5",
-                           ".5",
-                           "1e5",
-                           "1e",
-                           "1E+5",
-                           "1e-5",
-                           "+1",
-                           "\"\"",
-                           "\"a\"",
-                           "\"",
-                           "\"\\",
-                           "\"\\x\"",
-                           "\"\\u12\"",
-                           "\"\\u12aF\"",
-                           "\"\n\"",
-                           "\"\x1f\"",
-                           "\"\\n\"",
-                           "[]",
-                           "[1]",
-                           "[1,]",
-                           "[,1]",
-                           "[1,2]",
-                           "[1 2]",
-                           "[",
-                           "]",
-                           "[}",
-                           "{}",
-                           "{\"a\":1}",
-                           "{a:1}",
-                           "{\"a\" 1}",
-                           "{\"a\":}",
-                           "{\"a\":1,}",
-                           "{,}",
-                           "{\"a\":1,\"b\":[{}]}",
-                           " [ 1 , { \"a\" : null } ] ",
-                           "[] []",
-                           "",
-                           " ",
-                           "[[[[]]]]",
-                           "[[[[]]]",
-                           "{\"a\":1 \"b\":2}",
-                           "\"\\/\\b\\f\\r\\t\\\"\"",
-                           "\x0b[]",
-                           "[1]x",
-                           "nullnull",
-                           "NaN",
-                           "Infinity",
-                           "'a'",
-                           "{1:2}",
-                           "[1,,2]"}) {
-    JsonReader reader(json);
-    reader.SkipValue();
-    reader.Finish();
-    EXPECT_EQ(reader.ok(), nlohmann::json::accept(json)) << json;
+  for (const char* json : kTexts) {
+    EXPECT_EQ(Skip(JsonReader(json)).ok(), nlohmann::json::accept(json)) << json;
+  }
+}
+
+// Gives `text` piece by piece.
+std::function<absl::string_view()> InPieces(absl::string_view text, size_t piece_length) {
+  return [text, piece_length]() mutable {
+    const absl::string_view piece = text.substr(0, piece_length);
+    text.remove_prefix(piece.size());
+    return piece;
+  };
+}
+
+TEST(JsonReader, PiecesReadAsTheWhole) {
+  for (const char* json : kTexts) {
+    const absl::Status whole = Skip(JsonReader(json));
+    for (size_t length = 1; length < 5; ++length) {
+      EXPECT_EQ(Skip(JsonReader(InPieces(json, length))), whole) << json << " by " << length;
+    }
+  }
+  constexpr absl::string_view kDescription =
+      R"({"devices": [{"name": "a\"\u0041 long name", "instance_id": 4000,
+          "fields": [{"size": 1234}],
+          "version": -1.5e7, "subsections": [{"vmsd_name": "b/c"}], "x": true},
+          {"name": "z"}, 0]})";
+  const auto good = absl::StrCat(kDescription.substr(0, kDescription.size() - 5), "]}");
+  for (size_t length = 1; length <= kDescription.size(); ++length) {
+    EXPECT_EQ(ParseVmdesc(JsonReader(InPieces(kDescription, length))).status(),
+              ParseVmdesc(kDescription).status());
+    const auto devices = ParseVmdesc(JsonReader(InPieces(good, length)));
+    ASSERT_TRUE(devices.ok()) << devices.status();
+    ASSERT_EQ(devices->size(), 2);
+    EXPECT_EQ(devices->at(0).name, "a\"A long name");
+    EXPECT_EQ(devices->at(0).instance_id, 4000);
+    EXPECT_EQ(devices->at(0).payload_bytes, 1234 + 6 + 3);
   }
 }
 
@@ -193,10 +234,7 @@ TEST(JsonReader, AgreesWithAnotherParserOnEveryFlippedBit) {
     flipped[bit / 8] = static_cast<char>(flipped[bit / 8] ^ (1 << bit % 8));
     // Not valid UTF-8, which ours does not mind.
     if (static_cast<unsigned char>(flipped[bit / 8]) > 0x7f) continue;
-    JsonReader reader(flipped);
-    reader.SkipValue();
-    reader.Finish();
-    EXPECT_EQ(reader.ok(), nlohmann::json::accept(flipped)) << flipped;
+    EXPECT_EQ(Skip(JsonReader(flipped)).ok(), nlohmann::json::accept(flipped)) << flipped;
   }
 }
 
@@ -215,8 +253,12 @@ std::optional<std::string> Found(const std::string& bytes, uint64_t begin = 0) {
 
 TEST(FindVmdesc, FindsTheRecordOfAnyLength) {
   // Every shape of the length's low bytes: zero, white space, printable.
-  for (const size_t length :
-       {2, 10, 0x20, 0x2020, 0x100, 0x0a0a, 0x10000, 0x20100, 0x20000, 0x90000}) {
+  // And every place of it in what is read at once, whatever power of two that is.
+  std::vector<size_t> lengths = {2, 10, 0x20, 0x100, 0x0a0a, 0x2020, 0x20100, 0x90000};
+  for (const size_t at_once : {0x4000, 0x8000, 0x10000, 0x20000}) {
+    for (size_t less = 0; less < 10; ++less) lengths.push_back(at_once - less);
+  }
+  for (const size_t length : lengths) {
     const std::string text = absl::StrCat("{", std::string(length - 2, 'x'), "}");
     EXPECT_EQ(Found(absl::StrCat("stream", std::string(1, '\0'), Record(text))), text) << length;
   }

@@ -42,6 +42,31 @@ struct ProcmapQuery {
 static_assert(sizeof(ProcmapQuery) == 104);
 constexpr unsigned long kProcmapQuery = _IOWR('f', 17, ProcmapQuery);
 
+// Linux 6.7 include/uapi/linux/fs.h: struct page_region, struct pm_scan_arg.
+struct PageRegion {
+  uint64_t start;
+  uint64_t end;
+  uint64_t categories;
+};
+struct PagemapScan {
+  uint64_t size;
+  uint64_t flags;
+  uint64_t start;
+  uint64_t end;
+  uint64_t walk_end;  // out
+  uint64_t vec;
+  uint64_t vec_len;
+  uint64_t max_pages;
+  uint64_t category_inverted;
+  uint64_t category_mask;
+  uint64_t category_anyof_mask;
+  uint64_t return_mask;
+};
+static_assert(sizeof(PagemapScan) == 96);
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
+constexpr uint64_t kPageIsPresent = 1 << 3;
+constexpr uint64_t kPageIsSwapped = 1 << 4;  // or a mark
+
 absl::Status NothingMapped(uintptr_t addr) {
   return absl::InvalidArgumentError(absl::StrFormat("nothing is mapped at %#x", addr));
 }
@@ -132,6 +157,25 @@ absl::StatusOr<KernelMapping> ReadSmaps(uintptr_t addr) {
 absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr) {
   std::optional<absl::StatusOr<KernelMapping>> answer = AskKernel(addr);
   return answer ? *std::move(answer) : ReadSmaps(addr);
+}
+
+std::optional<bool> HoldsAnything(uintptr_t start, uintptr_t end) {
+  const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (pagemap < 0) return std::nullopt;
+  PageRegion first{};
+  PagemapScan scan{};
+  scan.size = sizeof(scan);
+  scan.start = start;
+  scan.end = end;
+  scan.vec = reinterpret_cast<uintptr_t>(&first);
+  scan.vec_len = 1;
+  scan.max_pages = 1;
+  scan.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
+  scan.return_mask = scan.category_anyof_mask;
+  const int regions = ioctl(pagemap, kPagemapScan, &scan);
+  close(pagemap);
+  if (regions < 0 || (regions == 0 && scan.walk_end != end)) return std::nullopt;
+  return regions > 0;
 }
 
 absl::StatusOr<std::vector<RegisteredRange>> RegisteredRanges(uintptr_t start, uintptr_t end) {

@@ -3,6 +3,7 @@
 #define RAMJET_UFFD_MAPPINGS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,13 @@ struct KernelMapping {
 // PROCMAP_QUERY (Linux 6.11), before that by reading /proc/self/smaps, which takes longer the more
 // is mapped.
 absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr);
+
+// Whether there is anything in [start, end) that a fault would find: a page (of zeros, too, which
+// was only read), one that is swapped out, or a mark such as that of a poisoned page. What is not
+// mapped holds nothing. Of private memory without a file it is the whole truth; a page of a file
+// may be in the page cache and not here. nullopt: the kernel cannot be asked (PAGEMAP_SCAN, Linux
+// 6.7). REQUIRES: both are multiples of the page size.
+std::optional<bool> HoldsAnything(uintptr_t start, uintptr_t end);
 
 // [start, end), all of it registered with a userfaultfd.
 struct RegisteredRange {

@@ -7,9 +7,14 @@
 // The library's own calls come through here, too. They do no harm: it reads the snapshot through a
 // descriptor of its own, which Session knows, and it discards guest memory by the bare system call.
 //
+// A VM waits for its snapshot, so what can be done beforehand is done when the library is loaded:
+// libc's functions are found, its own code is brought in, the device is opened.
+//
 // State is never destroyed: QEMU's threads still run when a process ends.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <link.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -25,11 +30,15 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
 #include "mappedram/format.h"
 #include "tools/preload/passed_files.h"
 #include "tools/preload/session.h"
 #include "tools/preload/settings.h"
 #include "uffd/userfaultfd.h"
+
+// The linker's own symbol: where this library begins.
+extern "C" const ElfW(Ehdr) own_header asm("__ehdr_start") __attribute__((visibility("hidden")));
 
 namespace ramjet {
 namespace {
@@ -44,12 +53,15 @@ class Original {
   template <typename... Args>
   auto operator()(Args... args) {
     // relaxed: whoever finds nothing looks it up, and finds the same.
-    Function* function = function_.load(std::memory_order_relaxed);
-    if (function == nullptr) {
-      function = reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name_));
-      function_.store(function, std::memory_order_relaxed);
-    }
-    return function(args...);
+    Function* const function = function_.load(std::memory_order_relaxed);
+    return (function != nullptr ? function : Find())(args...);
+  }
+
+  // QEMU has a hundred libraries, all of which may have to be asked.
+  Function* Find() {
+    auto* const function = reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name_));
+    function_.store(function, std::memory_order_relaxed);
+    return function;
   }
 
  private:
@@ -91,11 +103,7 @@ class State {
   }
 
   // For a process that may later have no right to open it (-runas) or no path to it (-chroot).
-  void OpenDevice() {
-    const int before = errno;
-    device_fd_ = open(Userfaultfd::kDevice, O_RDWR | O_CLOEXEC);
-    errno = before;
-  }
+  void OpenDevice() { device_fd_ = open(Userfaultfd::kDevice, O_RDWR | O_CLOEXEC); }
 
   PassedFiles& passed() { return passed_; }
 
@@ -112,7 +120,44 @@ State& TheState() {
   return *state;
 }
 
-__attribute__((constructor)) void OnLoad() { TheState().OpenDevice(); }
+template <typename... Functions>
+void FindAll(Functions&... functions) {
+  (functions.Find(), ...);
+}
+
+// Brings in this library's own code and variables, at once instead of page by page. Linux 5.14;
+// before that they come as they are touched.
+void Populate() {
+  const auto base = reinterpret_cast<uintptr_t>(&own_header);
+  const auto* const headers = reinterpret_cast<const ElfW(Phdr)*>(base + own_header.e_phoff);
+  const absl::Span<const ElfW(Phdr)> segments(headers, own_header.e_phnum);
+  const auto page_mask = ~(static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)) - 1);
+  uintptr_t sealed_end = 0;  // of what the dynamic linker has written to and made read-only
+  for (const auto& segment : segments) {
+    if (segment.p_type == PT_GNU_RELRO) sealed_end = base + segment.p_vaddr + segment.p_memsz;
+  }
+  for (const auto& segment : segments) {
+    if (segment.p_type != PT_LOAD) continue;
+    const bool writable = (segment.p_flags & PF_W) != 0;
+    const uintptr_t end = base + segment.p_vaddr + segment.p_memsz;
+    const uintptr_t start = std::max(base + segment.p_vaddr, writable ? sealed_end : 0) & page_mask;
+    if (start >= end) continue;
+    (void)madvise(reinterpret_cast<void*>(start), end - start,
+                  writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+  }
+}
+
+__attribute__((constructor)) void OnLoad() {
+  const int before = errno;
+  FindAll(original_readv, original_pread, original_pread64, original_preadv, original_preadv64,
+          original_fallocate, original_fallocate64, original_ftruncate, original_ftruncate64,
+          original_sendmsg);
+  // Built with assertions, Abseil searches for deadlocks, and keeps books at every lock.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  Populate();
+  TheState().OpenDevice();
+  errno = before;
+}
 
 __attribute__((destructor)) void OnExit() {
   if (const std::shared_ptr<Session> session = TheState().Current()) session->WriteFiles();
