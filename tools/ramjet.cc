@@ -237,9 +237,9 @@ int main(int argc, char** argv) {
       ->type_name("BYTES")
       ->transform(CLI::AsSizeValue(false));
   run->add_option("--whole-windows", whole_windows,
-                  "Who touches a page gets the huge page around it, if the page cache has it: a "
-                  "longer wait\nonce, and then none (default: on; off with --eager=off or "
-                  "--eager-rate)")
+                  "Who touches a page gets the huge page around it, if the page cache has it, or "
+                  "the guest goes\non asking a fast disk: a longer wait once, and then none "
+                  "(default: on; off with --eager=off or\n--eager-rate)")
       ->check(CLI::IsMember({"on", "off"}));
   run->add_option(
          "--direct", run_options.direct,
