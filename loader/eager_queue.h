@@ -54,9 +54,8 @@ class EagerQueue {
   void PutFirst(Window window) ABSL_LOCKS_EXCLUDED(mu_);
   // Somebody waits for the page, which is claimed. As Hint().
   void HintWaiting(const RamBlock& block, uint64_t page) { waits_.Give(block, page); }
-  // For who answers the one that waits: the claim to a window that was put first, and was handed out
-  // to nobody. Takes no lock that somebody holds, and frees no memory; nullopt where it would have
-  // to.
+  // For who answers the one that waits: the claim to a window that was put first and handed out to
+  // nobody; nullopt if there is none, or somebody holds the lock just now. Frees no memory.
   std::optional<PageLoader::ClaimedWindow> TryTakeClaim(const RamBlock& block, PageRun window)
       ABSL_LOCKS_EXCLUDED(mu_);
   // One that was put first; nullopt: there is none just now.

@@ -31,8 +31,8 @@ uint64_t RetryDelayNs(uint32_t attempts) {
   return static_cast<uint64_t>(std::min(kMinRetryNs << std::min(attempts, 10u), kMaxRetryNs));
 }
 
-// A disk brings a page in a tenth of the time that it takes for a window. A guest that has asked for
-// more pages than this, which had to come alone, is going on to ask...
+// A disk brings a page in a tenth of the time that it takes for a window. A guest that has asked
+// for so many pages, which had to come alone, is going on to ask...
 constexpr int kEnoughAlone = 16;
 // ...and is given windows from a disk, too: unless more than these wait for this thread, to whom
 // a page each comes sooner,

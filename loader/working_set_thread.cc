@@ -8,8 +8,8 @@
 // But not at once. While the VMM still resumes the guest, a deep queue costs it milliseconds: its
 // own reads and faults wait in it, and where processors are few, submitting hundreds of requests
 // takes one away. Until the guest runs, batches are therefore tiny, in the guest's order, and the
-// queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun. What
-// is in the page cache has no disk to wait for, and waits for its window.
+// queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun.
+// What is in the page cache has no disk to wait for, and waits for its window.
 #include "loader/working_set_thread.h"
 
 #include <sys/resource.h>
