@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -496,6 +497,49 @@ TEST(BenchRatios, TheEagerRateIsOfWhatOurVmLoads) {
   ASSERT_EQ(ratios.size(), 1u);
   EXPECT_EQ(ratios[0].name, "eager rate / bare UFFDIO_COPY loop");
   EXPECT_NEAR(ratios[0].value, 0.5, 1e-9);
+}
+
+// Ratios by name.
+std::map<std::string, Ratio> JudgeRuns(const std::vector<Run>& runs, const bench::Limits& limits) {
+  const bench::Summary summary(runs);
+  std::map<std::string, Ratio> by_name;
+  for (Ratio& ratio : bench::ComputeRatios({.summary = summary,
+                      .limits = limits,
+                      .rounds = 1,
+                      .sparse_1_gib = {},
+                      .sparse_64_gib = {}})) {
+    by_name.emplace(ratio.name, ratio);
+  }
+  return by_name;
+}
+
+TEST(BenchRatios, AResumeThatMissesItsBarSaysWhatTheFloorAllows) {
+  const auto run = [](const char* contestant, double resume, double work) {
+    return bench::Run{1,
+                      {contestant, "qemu", "first-work", "warm"},
+                      {{"to_resume", resume}, {"to_first_work", work}}};
+  };
+  std::map<std::string, Ratio> ratios = JudgeRuns(
+      {run("stock", 0.06, 0.09), run("ramjet", 0.005, 0.08), run("floor", 0.003, 0.5)}, {});
+  EXPECT_EQ(ratios["resume: stock / ramjet"].note, "The floor is 3.0 ms, so 20.0 at best. ");
+  EXPECT_THAT(ratios["resume + first work: stock / ramjet"].note,
+              HasSubstr("33.0 ms, so 2.7 at best"));
+}
+
+TEST(BenchRatios, AStallThatIsLongerThanThatOfAPageSaysWhatItBrought) {
+  const auto run = [](const char* contestant, double stall, double faults) {
+    return bench::Run{1,
+                      {contestant, "vm", "read-25", "warm"},
+                      {{"stall_p50", stall}, {"demand_faults", faults}}};
+  };
+  bench::Limits limits;
+  limits.Add("pread", 1, 4.0);
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({run("ramjet", 400e-6, 160), run("one-page", 20e-6, 16000)}, limits);
+  EXPECT_EQ(
+      ratios["fault p50, read-25: ramjet / one-page"].note,
+      "A touch may bring 2 MiB, which take 0.52 ms at 4.00 GB/s: 160 demand faults instead of "
+      "16000. ");
 }
 
 TEST(BenchRatios, OfTwoRoundsAreInDoubt) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
@@ -103,6 +104,25 @@ std::string InWords(const Judged& judged, const char* name, int threads = 1) {
                          static_cast<double>(judged.nonzero_bytes) / limit->median / 1e6);
 }
 
+// What nobody can be better than.
+std::string BestInWords(const Side& stock, const Side& best, const char* what) {
+  if (!stock || !best || best->median <= 0) return "";
+  return absl::StrFormat("%s %.1f ms, so %.1f at best. ", what, best->median * 1e3,
+                         stock->median / best->median);
+}
+
+// Why a stall is longer than that of one page.
+std::string WindowsInWords(const Judged& judged, bool warm, const Side& stalls,
+                           const Side& stalls_of_pages) {
+  const Side rate = judged.limits.Find(warm ? "pread" : "disk-direct", warm ? 1 : 8);
+  if (!rate || !stalls || !stalls_of_pages) return "";
+  constexpr double kWindowBytes = 2 << 20;
+  return absl::StrFormat(
+      "A touch may bring 2 MiB, which take %.2f ms at %.2f GB/s: %.0f demand faults instead of "
+      "%.0f. ",
+      kWindowBytes / rate->median / 1e6, rate->median, stalls->median, stalls_of_pages->median);
+}
+
 void AddQemu(const Judged& judged, RatioList* list) {
   const bool warm = list->warm();
   const std::string loading = warm ? InWords(judged, "pread") + InWords(judged, "memcpy") +
@@ -112,17 +132,23 @@ void AddQemu(const Judged& judged, RatioList* list) {
   const Side ramjet_resume = list->Qemu("ramjet", "to_resume");
   const Side stock_work = list->Qemu("stock", "to_first_work");
   const Side ws_work = list->Qemu("ramjet-ws", "to_first_work");
+  const Side floor = list->Qemu("floor", "to_resume");
+  const Side stock_work_after = list->Qemu("stock", kWorkAfterResume);
+  const std::string best_work =
+      floor && stock_work_after
+          ? BestInWords(stock_work, SpreadOf({floor->median + stock_work_after->median}),
+                        "The floor and stock's work after its resume take")
+          : "";
   list->Divide("resume: stock / ramjet", stock_resume, ramjet_resume, AtLeast(warm ? 30 : 50),
-               InWords(judged, "memcpy"));
-  list->Compare("resume beyond its floor",
-                Times(Minus(ramjet_resume, list->Qemu("floor", "to_resume")), 1e3), AtMost(2),
+               BestInWords(stock_resume, floor, "The floor is"));
+  list->Compare("resume beyond its floor", Times(Minus(ramjet_resume, floor), 1e3), AtMost(2),
                 "ms");
   list->Divide("resume + first work: stock / ramjet-ws", stock_work, ws_work,
-               AtLeast(warm ? 1.8 : 3));
+               AtLeast(warm ? 1.8 : 3), best_work);
   list->Divide("resume + first work: stock / ramjet", stock_work,
-               list->Qemu("ramjet", "to_first_work"), AtLeast(warm ? 1.8 : 1.6));
+               list->Qemu("ramjet", "to_first_work"), AtLeast(warm ? 1.8 : 1.6), best_work);
   list->Divide("first work after resume: ramjet-ws / stock",
-               list->Qemu("ramjet-ws", kWorkAfterResume), list->Qemu("stock", kWorkAfterResume),
+               list->Qemu("ramjet-ws", kWorkAfterResume), stock_work_after,
                AtMost(warm ? 1.1 : 1.3));
   list->Divide("all resident: ramjet / stock", list->Qemu("ramjet", "to_resident"),
                list->Qemu("stock", "to_resident"), AtMost(warm ? 1.0 : 0.8), loading);
@@ -154,7 +180,9 @@ void AddVm(const Judged& judged, RatioList* list) {
   }
   list->Divide("fault p99: while loading ahead / without",
                list->Vm("ramjet", "faults", "stall_p99"),
-               list->Vm("ramjet-demand", "faults", "stall_p99"), AtMost(3));
+               list->Vm("ramjet-demand", "faults", "stall_p99"), AtMost(3),
+               WindowsInWords(judged, warm, list->Vm("ramjet", "faults", "demand_faults"),
+                              list->Vm("ramjet-demand", "faults", "demand_faults")));
   list->Divide("demand faults, read-25: ramjet-ws / ramjet",
                list->Vm("ramjet-ws", "read-25", "demand_faults"),
                list->Vm("ramjet", "read-25", "demand_faults"), AtMost(0.02));
@@ -173,7 +201,11 @@ void AddVm(const Judged& judged, RatioList* list) {
           std::tuple("stall_p99", "fault p99", 1.0), std::tuple("cpu", "CPU seconds", 1.0)}) {
       list->Divide(absl::StrCat(words, ", ", workload, ": ramjet / one-page"),
                    list->Vm("ramjet", workload, column), list->Vm("one-page", workload, column),
-                   AtMost(bar));
+                   AtMost(bar),
+                   absl::StartsWith(column, "stall")
+                       ? WindowsInWords(judged, warm, list->Vm("ramjet", workload, "demand_faults"),
+                                        list->Vm("one-page", workload, "demand_faults"))
+                       : "");
     }
   }
 }
