@@ -34,7 +34,10 @@ constexpr size_t kBatchesAhead = 24;  // prefetched, with the one in hand, when 
 constexpr uint64_t kDense = 8;
 // By then it does, or whoever resumes it is waiting for something else.
 constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
-// How long pages wait for it that are to come with their windows.
+// So many batches come by their pages all the same: the guest touches them before anybody can bring
+// it a window.
+constexpr int kHeadStart = 16;
+// How long all others wait for it that are to come with their windows.
 constexpr absl::Duration kMaxWindowWait = absl::Milliseconds(10);
 
 // As that of eager threads: whoever wakes on our processor comes first.
@@ -153,10 +156,11 @@ void WorkingSetThread::LoadAttached() {
       ahead.push_back(std::move(batch));
     }
     if (!ahead.empty()) {
-      if (AwaitsWindow(ahead.front())) {
+      if (begun_ >= kHeadStart && AwaitsWindow(ahead.front())) {
         AwaitHurry();
         continue;
       }
+      ++begun_;
       Load(ahead.front());
       ahead.pop_front();
       continue;

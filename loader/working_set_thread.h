@@ -123,6 +123,7 @@ class WorkingSetThread {
   std::vector<Extent> skipped_;       // of blocks that are not attached
   std::vector<RamBlock*> blocks_;     // by index in Snapshot::blocks(); nullptr: not attached
   std::vector<Added> taken_;          // whose `loaded` is still to be called
+  int begun_ = 0;                     // batches
   std::vector<WantedWindow> wanted_;  // by their first page in the set
 
   std::atomic<bool> quit_{false};  // written under mu_
