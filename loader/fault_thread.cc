@@ -226,7 +226,7 @@ bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   if (!staging_ || !staging_->fit()) return false;
   const uint64_t begun_ns = NowNs();
   const bool pending = block.pending(page);
-  switch (LoadWindow(block, window, page)) {
+  switch (LoadOrTakeOver(block, window, page)) {
     case PageLoader::Whole::kLoaded:
       if (NowNs() - begun_ns > kMaxDiskWindowNs) came_alone_ = 0;
       return true;
@@ -240,7 +240,7 @@ bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   return false;
 }
 
-PageLoader::Whole FaultThread::LoadWindow(RamBlock& block, PageRun window, uint64_t page) {
+PageLoader::Whole FaultThread::LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page) {
   if (block.pending(page)) {
     return parts_.loader.LoadFaultedHuge(block, window, page, *staging_, WindowsMayComeFromDisk());
   }

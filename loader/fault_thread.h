@@ -92,7 +92,7 @@ class FaultThread {
   void Prefetch(absl::Span<const MissingFault> faults) const;
   void Serve(Fault fault);
   bool LoadWindow(RamBlock& block, uint64_t page);
-  PageLoader::Whole LoadWindow(RamBlock& block, PageRun window, uint64_t page);
+  PageLoader::Whole LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page);
   bool WindowsMayComeFromDisk() const;
   void Park(Fault fault);
   bool IsParked(uintptr_t addr) const;

@@ -18,11 +18,11 @@
 // The exception is a window of a working set (ClaimWindow()) that the page cache holds, or of which
 // the set has so much that one read of all is the shorter way from a disk, too. The guest is about
 // to touch it. Given its first page alone, the window could not come as a huge page any
-// more, and would cost several times as much; so who touches it waits for the whole, some 200 us,
-// and it comes next. A discard may then come between claim and install, as for a faulted page, and
-// the last look is at `received`. Such a window may also come with the first fault in it
-// (LoadFaultedHuge()); what of it cannot be had then is given back, and put back into the queue of
-// those who load ahead, for they passed it by while it was claimed.
+// more, and would cost several times as much; so who touches it waits for the whole. It comes next,
+// or the fault thread takes the claim over. A discard may then come between claim and install, as
+// for a faulted page, and the last look is at `received`. Such a window may also come with the
+// first fault in it (LoadFaultedHuge()); what of it cannot be had then is given back, and put back
+// into the queue of those who load ahead, for they passed it by while it was claimed.
 //
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
 // look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by

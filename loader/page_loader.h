@@ -79,9 +79,12 @@ class PageLoader {
   Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging,
                         bool even_from_disk = false);
 
+  // A whole window, claimed before it is read: who touches a page of it from now on waits for all
+  // of it. For what is soon to be loaded, and needs no disk or will be touched all over. The claim
+  // is given back at the end of the object's life. Movable.
+  class ClaimedWindow;
   // The same for a window that is claimed, and never from a disk. What arrives is counted as by
   // LoadAheadHuge().
-  class ClaimedWindow;
   Whole LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging, std::atomic<uint64_t>* also);
 
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
@@ -99,10 +102,7 @@ class PageLoader {
   void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);
 
-  // Such a run, claimed before it is read: who touches a page of it from now on waits for all of
-  // it. For what is soon to be loaded, and needs no disk or will be touched all over. The claim is
-  // given back at the end of the object's life. Movable.
-  // All of `run`, or nothing if something of it is claimed already.
+  // Such a run: all of it, or nothing if something of it is claimed already.
   std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);
   void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);

@@ -31,8 +31,9 @@ namespace ramjet {
 
 // Reads a working set, makes sure that it belongs to the snapshot, and loads its pages in their
 // order, a batch at a time; within a batch in the file's. Once everything is to be loaded, windows
-// of huge pages that the page cache holds come whole, and eager threads help with these. What is
-// wrong with the file is noted as an error in the statistics, and nothing is loaded then.
+// of huge pages that the page cache holds come whole, and eager threads help with these; but for
+// the first few batches, their pages wait for that a while. What is wrong with the file is noted as
+// an error in the statistics, and nothing is loaded then.
 //
 // Blocks may be attached while it is at work: runs of those that are not are left out, and come as
 // soon as they are. The thread ends when all its pages are there, and waits, at no cost, while the
@@ -126,9 +127,9 @@ class WorkingSetThread {
   int begun_ = 0;                     // batches
   std::vector<WantedWindow> wanted_;  // by their first page in the set
 
-  std::atomic<bool> quit_{false};  // written under mu_
-  std::atomic<bool> hurried_{
-      false};  // written under mu_; relaxed: seen late, it takes a little longer
+  // Written under mu_.
+  std::atomic<bool> quit_{false};
+  std::atomic<bool> hurried_{false};  // relaxed: seen late, it only takes a little longer
 
   absl::Mutex mu_;
   std::vector<Added> added_ ABSL_GUARDED_BY(mu_);
