@@ -448,6 +448,22 @@ TEST_F(WorkingSetWindows, OnDemandOnlyThePagesOfTheSetCome) {
   ExpectCompletion();
 }
 
+// They wait for their windows, but not for ever: a guest may never be said to run.
+TEST_F(WorkingSetWindows, OnDemandMorePagesComeThanThoseOfTheHeadStart) {
+  std::vector<uint64_t> pages;  // four in a batch, for they lie apart
+  for (uint64_t i = 0; i < 200; ++i) pages.push_back(1 + i * 617 % 1500);
+  set_ = WriteSet("many.ws", pages);
+  snapshot_ = OneBlockSnapshot(kPages, Content());
+  source_ = std::make_unique<FaultySource>(*snapshot_);
+  source_->SetCached(true);
+  loader_ = *SnapshotLoader::Create(snapshot_, {.working_set = set_}, source_.get());
+  ASSERT_TRUE(loader_->Attach(0, memory_.mapping()).ok());
+  AwaitWorkingSet(*loader_, pages.size());
+  ASSERT_TRUE(loader_->StartEager().ok());
+  ExpectCompletion();
+  ExpectAllContent(memory_);
+}
+
 TEST_F(WorkingSetWindows, AnUnreadablePageSpoilsOnlyItself) {
   if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
   Start(/*cached=*/true, 600);
