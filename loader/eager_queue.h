@@ -31,9 +31,7 @@ class EagerQueue {
   struct Window {
     RamBlock* block;
     PageRun run;  // see WindowOf()
-    bool of_working_set = false;
-    std::optional<PageLoader::ClaimedWindow> claim = std::nullopt;  // of all of it
-    bool even_from_disk = false;  // else a claim is given back where the page cache has little
+    std::optional<PageLoader::ClaimedWindow> claim = std::nullopt;  // of all: of a working set
   };
 
   // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the

@@ -318,19 +318,10 @@ std::optional<PageLoader::ClaimedWindow> PageLoader::ClaimWindow(RamBlock& block
   return window;
 }
 
-bool PageLoader::IsAtHand(const RamBlock& block, PageRun run) const {
-  const RamBlock::Extent stored = block.FindStored(run, block.BytesOf(run.first));
-  return stored.length > 0 &&
-         parts_.bulk.CachedBytes(block.index(), stored.offset,
-                                 std::min(stored.length, block.page_size())) > 0;
-}
-
-bool PageLoader::IsMostlyCached(const RamBlock& block, PageRun run) const {
-  return CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run)) / 2;
-}
-
 bool PageLoader::IsCached(const RamBlock& block, PageRun run) const {
-  return CachedBytes(block, run) >= block.BytesOf(block.CountNonzero(run));
+  const uint64_t cached_bytes =
+      parts_.bulk.CachedBytes(block.index(), block.BytesOf(run.first), block.BytesOf(run.count));
+  return cached_bytes >= block.BytesOf(block.CountNonzero(run));
 }
 
 PageLoader::ClaimedWindow::~ClaimedWindow() {
@@ -363,6 +354,9 @@ PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint
   if (block.AnyClaimed(run)) return Whole::kNotAtHand;
   const bool cached = IsCached(block, run);
   if (!cached && !even_from_disk) return Whole::kNotAtHand;
+  // Somebody has asked the disk for just this page and its like, those of a working set, perhaps.
+  const PageRun alone{page, 1};
+  if (!cached && block.nonzero(page) && IsCached(block, alone)) return Whole::kNotAtHand;
   std::optional<ClaimedWindow> window = ClaimWindow(block, run);
   if (!window) return Whole::kGivenBack;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
@@ -409,10 +403,6 @@ PageLoader::Moved PageLoader::MoveWindow(ClaimedWindow window, uint8_t* content,
   Wake(*window.block_, window.run_);
   trips_.fetch_sub(1);
   return moved;
-}
-
-uint64_t PageLoader::CachedBytes(const RamBlock& block, PageRun run) const {
-  return parts_.bulk.CachedBytes(block.index(), block.BytesOf(run.first), block.BytesOf(run.count));
 }
 
 // What the huge page did not take goes the ordinary way, from where it lies.

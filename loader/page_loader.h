@@ -74,8 +74,9 @@ class PageLoader {
     kGivenBack,  // it was claimed and could not be had: who loads ahead may have passed by
   };
   // Brings all of `run`, which fills one huge page of the host, for who sleeps on `page` of it, if
-  // the page cache has its content, or `even_from_disk`, and nothing of it was claimed before. Else
-  // the page is to be asked for by itself. REQUIRES: as LoadAheadHuge().
+  // the page cache has its content, or, with `even_from_disk`, not even that of the page, and
+  // nothing of it was claimed before. Else the page is to be asked for by itself. REQUIRES: as
+  // LoadAheadHuge().
   Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging,
                         bool even_from_disk = false);
 
@@ -107,10 +108,7 @@ class PageLoader {
   void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);
 
-  // Whether the page cache holds the first page of the run's content: a quick look. And whether it
-  // holds most of that, or all.
-  bool IsAtHand(const RamBlock& block, PageRun run) const;
-  bool IsMostlyCached(const RamBlock& block, PageRun run) const;
+  // Whether the page cache holds the run's content.
   bool IsCached(const RamBlock& block, PageRun run) const;
 
   // The guest is discarding [start, end) of the block: none of it may arrive from now on. Waits for
@@ -157,8 +155,6 @@ class PageLoader {
   Whole InstallFaultedHuge(ClaimedWindow window, const absl::Status& read, HugeStaging& staging,
                            const MoveCounts& counts);
   Moved MoveWindow(ClaimedWindow window, uint8_t* content, const MoveCounts& counts);
-  // What the page cache has of the run.
-  uint64_t CachedBytes(const RamBlock& block, PageRun run) const;
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);

@@ -80,6 +80,9 @@ class ReadPacer {
     explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
+      pacer_.demand_source_.Prefetch(block, offset, length);
+    }
     uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const override {
       return pacer_.bulk_source_.CachedBytes(block, offset, length);
     }

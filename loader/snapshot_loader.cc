@@ -101,7 +101,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   if (!options.working_set.empty()) {
     absl::StatusOr<std::unique_ptr<WorkingSetThread>> thread = WorkingSetThread::Start(
         options.working_set, {.snapshot = *self->snapshot_,
-                              .source = source != nullptr ? *source : *self->snapshot_,
+                              .source = self->pacer_.bulk(),
                               .loader = *self->loader_,
                               .queue = self->eager_queue_,
                               .stats = self->stats_});

@@ -12,23 +12,17 @@ constexpr uint64_t kMaxRunBytes = 256 << 10;
 }  // namespace
 
 void WindowLoader::LoadWindow(EagerQueue::Window window) {
-  std::atomic<uint64_t>* const also = window.of_working_set ? &stats_.working_set : nullptr;
   RamBlock& block = *window.block;
-  const bool whole = IsHugeWindow(block, window.run, queue_.DecideHuge(block));
-  const bool come_by_pages =
-      window.claim && !window.even_from_disk && !loader_.IsMostlyCached(block, window.run);
-  if ((window.of_working_set && !whole) || come_by_pages || (window.claim && !HaveStaging())) {
+  if (window.claim && !HaveStaging()) {
     window.claim.reset();
-    // Others may have passed by while it was claimed.
-    queue_.PutBack(block, window.run);
-    return;
-  }
-  if (window.claim) {
-    loader_.LoadAheadHuge(*std::move(window.claim), *staging_, also);
-  } else if (whole && !block.AnyClaimed(window.run) && HaveStaging()) {
-    loader_.LoadAheadHuge(block, window.run, *staging_, also);
+    queue_.PutBack(block, window.run);  // others may have passed by while it was claimed
+  } else if (window.claim) {
+    loader_.LoadAheadHuge(*std::move(window.claim), *staging_, &stats_.working_set);
+  } else if (IsHugeWindow(block, window.run, queue_.DecideHuge(block)) &&
+             !block.AnyClaimed(window.run) && HaveStaging()) {
+    loader_.LoadAheadHuge(block, window.run, *staging_);
   } else {
-    LoadRuns(block, window.run, also);  // where something is there already, it cannot arrive whole
+    LoadRuns(block, window.run);  // where something is there already, it cannot arrive whole
   }
 }
 

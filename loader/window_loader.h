@@ -27,8 +27,7 @@ class WindowLoader {
   WindowLoader(PageLoader& loader, EagerQueue& queue, LoadStats& stats)
       : loader_(loader), queue_(queue), stats_(stats) {}
 
-  // A window of a working set that is not to be a huge page after all, or a claimed one that is not
-  // in the page cache, is put back into the queue: its pages come singly.
+  // Without the memory for it, a claimed window is put back into the queue: its pages come singly.
   void LoadWindow(EagerQueue::Window window);
 
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is

@@ -10,16 +10,21 @@
 // takes one away. Until the guest runs, batches are therefore tiny, in the guest's order, and the
 // queue is as deep as one of them. That is enough to stay ahead of a guest that has just begun.
 // What is in the page cache has no disk to wait for, and waits for its window.
+//
+// Windows from a disk, too, keep their place between the batches: a disk that is busy with them has
+// the guest wait for the page that it touches first. (Loaded before all pages, they took twenty
+// milliseconds in which the guest came by its pages one fault at a time.)
 #include "loader/working_set_thread.h"
 
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <iterator>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "loader/working_set.h"
 #include "mappedram/snapshot_digest.h"
 
 namespace ramjet {
@@ -29,23 +34,19 @@ namespace {
 constexpr uint64_t kMinBatchBytes = 16 << 10;
 constexpr uint64_t kMaxBatchBytes = 128 << 10;
 constexpr size_t kBatchesAhead = 24;  // prefetched, with the one in hand, when the guest runs
-// Of the pages of a window one in so many is in the set: then the disk brings all of the window in
-// less time than these.
-constexpr uint64_t kDense = 8;
+// No more are added at a time: to ask a disk for hundreds of pages takes longer than for it to
+// bring the first.
+constexpr size_t kNewBatches = 2;
 // By then it does, or whoever resumes it is waiting for something else.
 constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
-// So many batches come by their pages all the same: the guest touches them before anybody can bring
-// it a window.
+// So many batches come by their pages all the same, and with them all that is in their windows: the
+// guest touches them before anybody can bring it a window.
 constexpr int kHeadStart = 16;
-// How long all others wait for it that are to come with their windows.
+// How long all others in the page cache wait for it, to come with their windows.
 constexpr absl::Duration kMaxWindowWait = absl::Milliseconds(10);
 
 // As that of eager threads: whoever wakes on our processor comes first.
 constexpr int kNice = 5;
-
-// Pages between two runs are read with them, if they are no more than this: cheaper than a second
-// read, and a guest that touches both is likely to touch them.
-constexpr uint64_t kMaxGapBytes = 16 << 10;
 
 }  // namespace
 
@@ -64,7 +65,7 @@ WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts)
       parts_(parts),
       started_(absl::Now()),
       windows_(parts.loader, parts.queue, parts.stats),
-      blocks_(parts.snapshot.blocks().size()) {}
+      order_(parts.snapshot.blocks(), parts.source, parts.queue) {}
 
 WorkingSetThread::~WorkingSetThread() {
   absl::MutexLock lock(&mu_);
@@ -121,62 +122,81 @@ absl::Status WorkingSetThread::ReadFile() {
     }
     indexes.push_back(static_cast<size_t>(same - stored.begin()));
   }
-  todo_.reserve(set->runs.size());
+  std::vector<WorkingSetOrder::Extent> extents;
+  extents.reserve(set->runs.size());
   for (const WorkingSet::Run& run : set->runs) {
     const uint64_t page_size = set->blocks[run.block].page_size;
-    todo_.push_back({indexes[run.block], run.pages.first * page_size, run.pages.count * page_size});
+    extents.push_back(
+        {indexes[run.block], run.pages.first * page_size, run.pages.count * page_size});
   }
+  order_.Set(std::move(extents));
   return absl::OkStatus();
 }
 
 // Returns when everything is loaded, or quit_.
 void WorkingSetThread::LoadAttached() {
-  std::deque<Batch> ahead;
-  bool looked_for_windows = false;
   while (!quit_) {
-    if (TakeAdded()) {
-      looked_for_windows = false;
-      // What was left out may come now, and in its place.
-      skipped_.insert(skipped_.end(), todo_.begin() + static_cast<ptrdiff_t>(next_), todo_.end());
-      todo_ = std::exchange(skipped_, {});
-      next_ = 0;
-      FindWindows(ahead);
-    }
+    if (TakeAdded()) windows_may_come_ = false;
     // Windows hold pages that are not in the set: they are for who wants those, too.
-    if (hurried_.load(std::memory_order_relaxed) && !std::exchange(looked_for_windows, true)) {
-      // First, for from then on who touches a page brings its window, and spoils none.
+    if (hurried_.load(std::memory_order_relaxed) && !std::exchange(windows_may_come_, true)) {
       parts_.queue.DecideHuge();
-      ClaimWindows();
+      order_.ResumeLater();
+    }
+    LookAhead();
+    if (!ahead_.empty()) {
+      Load(ahead_.front());
+      ahead_.pop_front();
+    } else if (order_.any_later()) {
+      AwaitHurry();
+      if (!hurried_) order_.ResumeLater();
+    } else {
       LoadWindows();
+      ReleaseTaken();
+      if (!order_.awaits_blocks() || !AwaitAdded()) return;
     }
-    while (ahead.size() < (MayHurry() ? kBatchesAhead : 1)) {
-      Batch batch = NextBatch();
-      if (batch.empty()) break;
-      Prefetch(batch);
-      ahead.push_back(std::move(batch));
-    }
-    if (!ahead.empty()) {
-      if (begun_ >= kHeadStart && AwaitsWindow(ahead.front())) {
-        AwaitHurry();
-        continue;
-      }
-      ++begun_;
-      Load(ahead.front());
-      ahead.pop_front();
-      continue;
-    }
-    ReleaseTaken();
-    if (skipped_.empty() || !AwaitAdded()) return;
   }
 }
 
-bool WorkingSetThread::TakeAdded() {
-  absl::MutexLock lock(&mu_);
-  for (Added& added : added_) {
-    blocks_[added.block->index()] = added.block;
-    taken_.push_back(std::move(added));
+// Windows in the page cache are claimed at once, and eager threads begin with them: there is no
+// disk for which their order would matter, and the guest would spoil them by having a page alone.
+void WorkingSetThread::LookAhead() {
+  size_t found = 0;
+  while (found < kNewBatches && ahead_.size() < (MayHurry() ? kBatchesAhead : 1)) {
+    const uint64_t bytes = MayHurry() && batch_bytes_ > 0
+                               ? std::min(2 * batch_bytes_, kMaxBatchBytes)
+                               : kMinBatchBytes;
+    Step step = order_.Next(bytes, HowWindowsCome());
+    if (step.empty()) return;
+    if (step.window && step.cached) {
+      if (!PutFirst(*step.window)) order_.Break(*step.window);
+      continue;
+    }
+    if (!step.window) batch_bytes_ = bytes;
+    Prefetch(step);
+    ahead_.push_back(std::move(step));
+    ++found;
   }
-  return !std::exchange(added_, {}).empty();
+}
+
+WorkingSetOrder::Windows WorkingSetThread::HowWindowsCome() {
+  if (windows_may_come_) return WorkingSetOrder::Windows::kWhole;
+  if (begun_ < kHeadStart || absl::Now() - started_ > kMaxWindowWait) {
+    return WorkingSetOrder::Windows::kBreak;
+  }
+  return WorkingSetOrder::Windows::kLater;
+}
+
+bool WorkingSetThread::TakeAdded() {
+  std::vector<Added> added;
+  {
+    absl::MutexLock lock(&mu_);
+    added.swap(added_);
+  }
+  for (Added& each : added) {
+    order_.Attach(*each.block);
+    taken_.push_back(std::move(each));
+  }
+  return !added.empty();
 }
 
 // False: quit_.
@@ -191,14 +211,6 @@ bool WorkingSetThread::AddedOrQuit() const { return quit_ || !added_.empty(); }
 void WorkingSetThread::Hurry() {
   absl::MutexLock lock(&mu_);
   hurried_.store(true, std::memory_order_relaxed);
-}
-
-// A page alone would break a window that is soon to come whole.
-bool WorkingSetThread::AwaitsWindow(const Batch& batch) const {
-  const BlockRun& run = batch.front();
-  return !hurried_.load(std::memory_order_relaxed) && absl::Now() - started_ < kMaxWindowWait &&
-         parts_.queue.huge(*run.block) != HugePages::kNever &&
-         parts_.loader.IsAtHand(*run.block, run.pages);
 }
 
 void WorkingSetThread::AwaitHurry() {
@@ -219,58 +231,13 @@ bool WorkingSetThread::MayHurry() const {
   return hurried_.load(std::memory_order_relaxed) || absl::Now() - started_ > kMaxResume;
 }
 
-PageRun WorkingSetThread::PagesOf(const Extent& extent, const RamBlock& block) {
-  const uint64_t first = block.PageAt(extent.offset);
-  return {first, block.PageAt(extent.offset + extent.length - 1) + 1 - first};
-}
-
-// Before the guest runs, for it takes a while.
-void WorkingSetThread::FindWindows(const std::deque<Batch>& ahead) {
-  wanted_.clear();
-  std::vector<std::vector<uint32_t>> places(blocks_.size());  // in wanted_, by window; from 1
-  const auto count = [&](RamBlock& block, PageRun pages) {
-    const uint64_t window_pages = WindowPages(block);
-    std::vector<uint32_t>& place_of = places[block.index()];
-    if (place_of.empty()) place_of.resize(block.pages() / window_pages + 2);
-    while (pages.count > 0) {
-      const PageRun window = WindowOf(block, pages.first);
-      const uint64_t inside = std::min(pages.count, window.end() - pages.first);
-      // The first window may be a short one.
-      uint32_t& place = place_of[(window.first + window_pages - 1) / window_pages];
-      if (place == 0) {
-        wanted_.push_back({&block, window});
-        place = static_cast<uint32_t>(wanted_.size());
-      }
-      wanted_[place - 1].pages += inside;
-      pages = {pages.first + inside, pages.count - inside};
-    }
-  };
-  for (const Batch& batch : ahead) {
-    for (const BlockRun& run : batch) count(*run.block, run.pages);
-  }
-  for (size_t i = next_; i < todo_.size(); ++i) {
-    RamBlock* const block = blocks_[todo_[i].block];
-    if (block != nullptr) count(*block, PagesOf(todo_[i], *block));
-  }
-}
-
-// Where the content is in memory and huge pages are wanted, whole windows come, and not only their
-// pages that are in the set: that is the shorter way. So it is from a disk, if they have many pages
-// in the set. All are claimed before the first is loaded, for the guest would spoil them by having
-// a page alone.
-void WorkingSetThread::ClaimWindows() {
-  for (const WantedWindow& want : wanted_) {
-    RamBlock& block = *want.block;
-    if (want.window.count < WindowPages(block)) continue;
-    if (parts_.queue.huge(block) == HugePages::kNever) continue;
-    const bool dense = want.pages * kDense >= block.CountNonzero(want.window);
-    if (!dense && !parts_.loader.IsAtHand(block, want.window)) continue;
-    parts_.queue.PutFirst({.block = &block,
-                           .run = want.window,
-                           .of_working_set = true,
-                           .claim = parts_.loader.ClaimWindow(block, want.window),
-                           .even_from_disk = dense});
-  }
+// False: somebody has been faster.
+bool WorkingSetThread::PutFirst(const BlockRun& window) {
+  std::optional<PageLoader::ClaimedWindow> claim =
+      parts_.loader.ClaimWindow(*window.block, window.pages);
+  if (!claim) return false;
+  parts_.queue.PutFirst({.block = window.block, .run = window.pages, .claim = std::move(claim)});
+  return true;
 }
 
 void WorkingSetThread::LoadWindows() {
@@ -281,60 +248,8 @@ void WorkingSetThread::LoadWindows() {
   }
 }
 
-// The next runs of attached blocks, in order of the file; empty if there are none.
-WorkingSetThread::Batch WorkingSetThread::NextBatch() {
-  Batch runs;
-  const uint64_t most =
-      MayHurry() && batch_bytes_ > 0 ? std::min(2 * batch_bytes_, kMaxBatchBytes) : kMinBatchBytes;
-  for (uint64_t room = most; room > 0 && next_ < todo_.size();) {
-    Extent& extent = todo_[next_];
-    RamBlock* const block = blocks_[extent.block];
-    if (block == nullptr) {
-      skipped_.push_back(extent);
-      ++next_;
-      continue;
-    }
-    const PageRun pages = PagesOf(extent, *block);
-    PageRun pending = block->FindPending(pages.first, pages.end());
-    if (pending.count == 0) {
-      ++next_;
-      continue;
-    }
-    pending.count = std::min(pending.count, std::max<uint64_t>(1, room / block->page_size()));
-    runs.push_back({block, pending});
-    room -= std::min(room, block->BytesOf(pending.count));
-    const uint64_t end = extent.offset + extent.length;
-    extent.offset = block->BytesOf(pending.end());
-    extent.length = end - std::min(end, extent.offset);
-    if (extent.length == 0) ++next_;
-  }
-  if (!runs.empty()) batch_bytes_ = most;
-  return Joined(std::move(runs));
-}
-
-WorkingSetThread::Batch WorkingSetThread::Joined(Batch runs) const {
-  std::sort(runs.begin(), runs.end(),
-            [this](const BlockRun& a, const BlockRun& b) { return FileOffset(a) < FileOffset(b); });
-  Batch joined;
-  for (const BlockRun& run : runs) {
-    if (!joined.empty() && joined.back().block == run.block &&
-        run.pages.first <= joined.back().pages.end() + kMaxGapBytes / run.block->page_size()) {
-      PageRun& last = joined.back().pages;
-      last.count = std::max(last.end(), run.pages.end()) - last.first;
-    } else {
-      joined.push_back(run);
-    }
-  }
-  return joined;
-}
-
-uint64_t WorkingSetThread::FileOffset(const BlockRun& run) const {
-  return parts_.snapshot.blocks()[run.block->index()].pages_offset +
-         run.block->BytesOf(run.pages.first);
-}
-
-void WorkingSetThread::Prefetch(const Batch& batch) const {
-  for (const BlockRun& run : batch) {
+void WorkingSetThread::Prefetch(const Step& step) const {
+  for (const BlockRun& run : step.runs) {
     const size_t index = run.block->index();
     const uint64_t offset = run.block->BytesOf(run.pages.first);
     const uint64_t limit = parts_.snapshot.blocks()[index].used_length;  // which may end in a page
@@ -343,9 +258,13 @@ void WorkingSetThread::Prefetch(const Batch& batch) const {
   }
 }
 
-void WorkingSetThread::Load(const Batch& batch) {
-  for (const BlockRun& run : batch) {
+void WorkingSetThread::Load(const Step& step) {
+  ++begun_;
+  for (const BlockRun& run : step.runs) {
     windows_.LoadRuns(*run.block, run.pages, &parts_.stats.working_set);
+  }
+  if (step.window && !PutFirst(*step.window)) {
+    windows_.LoadRuns(*step.window->block, step.window->pages, &parts_.stats.working_set);
   }
 }
 

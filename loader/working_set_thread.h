@@ -23,17 +23,17 @@
 #include "loader/ram_block.h"
 #include "loader/thread.h"
 #include "loader/window_loader.h"
-#include "loader/working_set.h"
+#include "loader/working_set_order.h"
 #include "mappedram/page_source.h"
 #include "mappedram/snapshot.h"
 
 namespace ramjet {
 
-// Reads a working set, makes sure that it belongs to the snapshot, and loads its pages in their
-// order, a batch at a time; within a batch in the file's. Once everything is to be loaded, windows
-// of huge pages that the page cache holds come whole, and eager threads help with these; but for
-// the first few batches, their pages wait for that a while. What is wrong with the file is noted as
-// an error in the statistics, and nothing is loaded then.
+// Reads a working set, makes sure that it belongs to the snapshot, and loads it as WorkingSetOrder
+// has it: pages at once, but windows, with which eager threads help, only when everything is to be
+// loaded. Until then, but for the first few batches, pages that could come with their window wait a
+// while. What is wrong with the file is noted as an error in the statistics, and nothing is loaded
+// then.
 //
 // Blocks may be attached while it is at work: runs of those that are not are left out, and come as
 // soon as they are. The thread ends when all its pages are there, and waits, at no cost, while the
@@ -45,9 +45,9 @@ class WorkingSetThread {
   // What it works with; all outlive it.
   struct Parts {
     const Snapshot& snapshot;
-    const PageSource& source;  // told what will be read soon
+    const PageSource& source;  // told what will be read soon, and asked what is in memory
     PageLoader& loader;
-    EagerQueue& queue;  // knows where huge pages are wanted, and gets the windows that are claimed
+    EagerQueue& queue;  // knows where huge pages are wanted, and gets windows that are claimed
     LoadStats& stats;
   };
   static absl::StatusOr<std::unique_ptr<WorkingSetThread>> Start(std::string path,
@@ -68,22 +68,8 @@ class WorkingSetThread {
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
-  // Bytes of a block, wherever pages begin there.
-  struct Extent {
-    size_t block;  // its index in Snapshot::blocks()
-    uint64_t offset;
-    uint64_t length;
-  };
-  struct BlockRun {
-    RamBlock* block;
-    PageRun pages;
-  };
-  using Batch = std::vector<BlockRun>;
-  struct WantedWindow {
-    RamBlock* block;
-    PageRun window;
-    uint64_t pages = 0;  // of the set
-  };
+  using BlockRun = WorkingSetOrder::BlockRun;
+  using Step = WorkingSetOrder::Step;
   struct Added {
     RamBlock* block;
     std::function<void()> loaded;
@@ -96,19 +82,15 @@ class WorkingSetThread {
   bool TakeAdded() ABSL_LOCKS_EXCLUDED(mu_);
   bool AwaitAdded() ABSL_LOCKS_EXCLUDED(mu_);
   bool AddedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool AwaitsWindow(const Batch& batch) const;
+  void LookAhead();
+  WorkingSetOrder::Windows HowWindowsCome();
   void AwaitHurry() ABSL_LOCKS_EXCLUDED(mu_);
   bool HurriedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReleaseTaken();
-  Batch NextBatch();
-  static PageRun PagesOf(const Extent& extent, const RamBlock& block);
-  void FindWindows(const std::deque<Batch>& ahead);
-  void ClaimWindows();
+  bool PutFirst(const BlockRun& window);
   void LoadWindows();
-  Batch Joined(Batch runs) const;
-  uint64_t FileOffset(const BlockRun& run) const;
-  void Prefetch(const Batch& batch) const;
-  void Load(const Batch& batch);
+  void Prefetch(const Step& step) const;
+  void Load(const Step& step);
   bool MayHurry() const;
 
   // Constant after construction.
@@ -118,14 +100,12 @@ class WorkingSetThread {
 
   // Of the thread itself.
   WindowLoader windows_;
-  std::vector<Extent> todo_;  // in order; from next_ on
-  size_t next_ = 0;
-  uint64_t batch_bytes_ = 0;          // of the last batch
-  std::vector<Extent> skipped_;       // of blocks that are not attached
-  std::vector<RamBlock*> blocks_;     // by index in Snapshot::blocks(); nullptr: not attached
-  std::vector<Added> taken_;          // whose `loaded` is still to be called
-  int begun_ = 0;                     // batches
-  std::vector<WantedWindow> wanted_;  // by their first page in the set
+  WorkingSetOrder order_;
+  std::deque<Step> ahead_;         // prefetched
+  uint64_t batch_bytes_ = 0;       // of the last batch
+  int begun_ = 0;                  // batches
+  bool windows_may_come_ = false;  // the guest runs, and it is known which may be huge
+  std::vector<Added> taken_;       // whose `loaded` is still to be called
 
   // Written under mu_.
   std::atomic<bool> quit_{false};

@@ -250,6 +250,43 @@ TEST_F(PageLoaderTest, AWindowOfWhichAPageWasTouchedComesByItsPages) {
   EXPECT_TRUE(block_->pending(7));
 }
 
+// The page cache holds one page of it.
+class PrefetchedPage : public PageSource {
+ public:
+  PrefetchedPage(const PageSource& source, uint64_t page) : source_(source), page_(page) {}
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
+    return source_.ReadPages(block, offset, buffer);
+  }
+  uint64_t CachedBytes(size_t, uint64_t offset, uint64_t length) const override {
+    const uint64_t at = page_ * HostPageBytes();
+    return at >= offset && at < offset + length ? HostPageBytes() : 0;
+  }
+
+ private:
+  const PageSource& source_;
+  const uint64_t page_;
+};
+
+// Who has asked for a page of a working set would wait for a whole window otherwise.
+TEST_F(PageLoaderTest, APageThatIsAtHandComesAloneEvenWhereWindowsComeFromADisk) {
+  if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
+  HugeStaging staging = *HugeStaging::Create();
+  const PrefetchedPage source(*snapshot_, 7);
+  PageLoader loader({.demand = source,
+                     .demand_bulk = source,
+                     .bulk = source,
+                     .uffd = *uffd_,
+                     .gate = gate_,
+                     .stats = stats_,
+                     .progress = progress_,
+                     .vm_stop = *vm_stop_});
+  EXPECT_EQ(loader.LoadFaultedHuge(*block_, {0, 512}, 7, staging, /*even_from_disk=*/true),
+            PageLoader::Whole::kNotAtHand);
+  EXPECT_TRUE(block_->pending(7));
+  EXPECT_EQ(loader.LoadFaultedHuge(*block_, {0, 512}, 8, staging, /*even_from_disk=*/true),
+            PageLoader::Whole::kLoaded);
+}
+
 // Whoever serves faults is the one whose reading ends the change: to wait for it would be for ever.
 TEST_F(PageLoaderTest, WhileAMappingChangesAFaultedWindowIsGivenBackAtOnce) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
@@ -310,31 +347,6 @@ TEST_F(PageLoaderTest, Invariant3AClaimedWindowBringsNothingThatWasDiscardedSinc
   EXPECT_TRUE(memory_.HoldsPattern(102));
   EXPECT_EQ(stats_.moved, 0u) << "a huge page would have covered it";
   EXPECT_EQ(stats_.removed, 2u);
-}
-
-// Else the load would never be complete.
-TEST_F(PageLoaderTest, AClaimedWindowThatIsNotInThePageCacheComesToThoseWhoHavePassedItBy) {
-  const FaultySource uncached(*snapshot_);
-  PageLoader loader({.demand = uncached,
-                     .demand_bulk = uncached,
-                     .bulk = uncached,
-                     .uffd = *uffd_,
-                     .gate = gate_,
-                     .stats = stats_,
-                     .progress = progress_,
-                     .vm_stop = *vm_stop_});
-  EagerQueue queue(1);
-  WindowLoader windows(loader, queue, stats_);
-  EagerQueue::Window claimed{.block = &*block_,
-                             .run = {0, 512},
-                             .of_working_set = true,
-                             .claim = loader.ClaimWindow(*block_, {0, 512})};
-  ASSERT_TRUE(claimed.claim);
-  queue.Add(*block_, HugePages::kWhereAnyContent);
-  EXPECT_EQ(queue.Next()->run, (PageRun{512, 512}));
-  windows.LoadWindow(std::move(claimed));
-  EXPECT_FALSE(block_->AnyClaimed({0, 512}));
-  EXPECT_EQ(queue.Next()->run, (PageRun{0, 512}));
 }
 
 TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
