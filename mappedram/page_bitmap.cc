@@ -30,6 +30,31 @@ void ForEachWord(PageRun run, Visit visit) {
   }
 }
 
+[[gnu::always_inline]] inline uint64_t CountBits(const std::atomic<uint64_t>* words,
+                                                 uint64_t count) {
+  uint64_t bits = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    bits += std::popcount(words[i].load(std::memory_order_acquire));
+  }
+  return bits;
+}
+
+#if defined(__x86_64__)
+// Eight times as fast, which is half a millisecond for a guest of 64 GiB. The first of these
+// processors do not have it.
+[[gnu::target("popcnt")]] uint64_t CountBitsByInstruction(const std::atomic<uint64_t>* words,
+                                                          uint64_t count) {
+  return CountBits(words, count);
+}
+#endif
+
+uint64_t CountWords(const std::atomic<uint64_t>* words, uint64_t count) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("popcnt")) return CountBitsByInstruction(words, count);
+#endif
+  return CountBits(words, count);
+}
+
 }  // namespace
 
 PageBitmap::PageBitmap(uint64_t pages) : pages_(pages) {
@@ -47,6 +72,11 @@ PageBitmap::PageBitmap(uint64_t pages) : pages_(pages) {
     abort();
   }
   words_ = static_cast<std::atomic<uint64_t>*>(memory);
+}
+
+void PageBitmap::ExpectToBeFilled() {
+  // Large mappings are aligned to it since Linux 6.7. Without, or if refused, nothing is lost.
+  if (mapped()) (void)madvise(words_, word_count() * sizeof(uint64_t), MADV_HUGEPAGE);
 }
 
 PageBitmap::PageBitmap(PageBitmap&& other) noexcept
@@ -114,11 +144,19 @@ uint64_t PageBitmap::SetLeadingClear(PageRun run) {
 }
 
 uint64_t PageBitmap::CountRun(PageRun run) const {
+  const uint64_t first = (run.first + kPagesPerWord - 1) / kPagesPerWord;  // of the whole words
+  const uint64_t end = run.end() / kPagesPerWord;
   uint64_t count = 0;
-  ForEachWord(run, [&](uint64_t word, uint64_t mask) {
+  const auto count_part = [&](uint64_t word, uint64_t mask) {
     count += std::popcount(words_[word].load(std::memory_order_acquire) & mask);
-  });
-  return count;
+  };
+  if (first >= end) {
+    ForEachWord(run, count_part);
+    return count;
+  }
+  ForEachWord({run.first, first * kPagesPerWord - run.first}, count_part);
+  ForEachWord({end * kPagesPerWord, run.end() - end * kPagesPerWord}, count_part);
+  return count + CountWords(words_ + first, end - first);
 }
 
 std::optional<PageRun> PageBitmap::FindRun(bool value, uint64_t page, uint64_t limit) const {

@@ -37,6 +37,9 @@ class PageBitmap {
   // All bits clear. REQUIRES: the words fit into memory; a failure ends the program, as one of
   // `new` would.
   explicit PageBitmap(uint64_t pages);
+  // For one that is about to be filled, as from a file: takes its memory in large pages, if there
+  // are any, for to take it in small ones takes longer than to fill it.
+  void ExpectToBeFilled();
   PageBitmap(PageBitmap&& other) noexcept;
   PageBitmap& operator=(PageBitmap&& other) noexcept;
   ~PageBitmap();

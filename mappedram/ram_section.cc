@@ -143,6 +143,7 @@ absl::StatusOr<PageBitmap> ReadBitmap(const File& file, SnapshotBlock& block) {
     return PageBitmap();
   }
   PageBitmap nonzero(block.pages());
+  nonzero.ExpectToBeFilled();
   auto* const words = reinterpret_cast<uint8_t*>(nonzero.words());
   const absl::Status read = file.ReadAt(block.bitmap_offset, absl::MakeSpan(words, bytes));
   if (!read.ok()) return read;

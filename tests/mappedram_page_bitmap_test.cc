@@ -112,6 +112,33 @@ TEST(PageBitmap, FindRunAgreesWithALoopOverBits) {
   }
 }
 
+TEST(PageBitmap, AnyRunIsCounted) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 2000; ++round) {
+    const uint64_t size = 1 + random() % 400;
+    PageBitmap bitmap(size);
+    for (uint64_t i = 0; i < size / 2; ++i) bitmap.TestAndSet(random() % size);
+    const uint64_t first = random() % (size + 1);
+    const uint64_t end = first + random() % (size - first + 1);
+    uint64_t expected = 0;
+    for (uint64_t page = first; page < end; ++page) expected += bitmap.Test(page) ? 1 : 0;
+    ASSERT_EQ(bitmap.CountRun({first, end - first}), expected)
+        << "round " << round << ": size " << size << ", [" << first << ", " << end << ")";
+  }
+}
+
+// In large pages, where there are any.
+TEST(PageBitmap, OneThatIsExpectedToBeFilledIsClearAtFirst) {
+  constexpr uint64_t kPages = uint64_t{1} << 25;
+  PageBitmap bitmap(kPages);
+  bitmap.ExpectToBeFilled();
+  EXPECT_EQ(bitmap.Count(), 0);
+  EXPECT_EQ(bitmap.SetRun({5, kPages - 10}), kPages - 10);
+  EXPECT_EQ(bitmap.Count(), kPages - 10);
+  EXPECT_FALSE(bitmap.Test(4));
+  EXPECT_FALSE(bitmap.Test(kPages - 5));
+}
+
 TEST(PageBitmap, LeadingClearBitsAreSetUpToTheFirstSetOne) {
   PageBitmap bitmap(300);
   bitmap.TestAndSet(200);
