@@ -31,7 +31,8 @@ class EagerQueue {
   struct Window {
     RamBlock* block;
     PageRun run;  // see WindowOf()
-    std::optional<PageLoader::ClaimedWindow> claim = std::nullopt;  // of all: of a working set
+    // Of all of it, for a working set.
+    std::optional<PageLoader::ClaimedWindow> claim = std::nullopt;
   };
 
   // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the

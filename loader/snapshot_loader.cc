@@ -99,12 +99,12 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   if (!fault_thread.ok()) return fault_thread.status();
   self->fault_thread_ = *std::move(fault_thread);
   if (!options.working_set.empty()) {
-    absl::StatusOr<std::unique_ptr<WorkingSetThread>> thread = WorkingSetThread::Start(
-        options.working_set, {.snapshot = *self->snapshot_,
-                              .source = self->pacer_.bulk(),
-                              .loader = *self->loader_,
-                              .queue = self->eager_queue_,
-                              .stats = self->stats_});
+    absl::StatusOr<std::unique_ptr<WorkingSetThread>> thread =
+        WorkingSetThread::Start(options.working_set, {.snapshot = *self->snapshot_,
+                                                      .source = self->pacer_.bulk(),
+                                                      .loader = *self->loader_,
+                                                      .queue = self->eager_queue_,
+                                                      .stats = self->stats_});
     if (thread.ok()) {
       absl::MutexLock lock(&self->mu_);
       self->working_set_thread_ = *std::move(thread);
