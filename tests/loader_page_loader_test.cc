@@ -35,15 +35,19 @@ class PageLoaderTest : public ::testing::Test {
                    snapshot_->TakeNonzero(0));
     snapshot_->OpenBulk(DirectReads::kAuto);
     vm_stop_ = *VmStop::Create(nullptr, 0);
-    loader_.emplace(PageLoader::Parts{.demand = *snapshot_,
-                                      .demand_bulk = snapshot_->bulk(),
-                                      .bulk = snapshot_->bulk(),
-                                      .uffd = *uffd_,
-                                      .gate = gate_,
-                                      .stats = stats_,
-                                      .progress = progress_,
-                                      .vm_stop = *vm_stop_});
+    loader_.emplace(Parts(*snapshot_, snapshot_->bulk()));
     ASSERT_TRUE(uffd_->Register(memory_.addr(), memory_.length()).ok());
+  }
+
+  PageLoader::Parts Parts(const PageSource& demand, const PageSource& bulk) {
+    return {.demand = demand,
+            .demand_bulk = bulk,
+            .bulk = bulk,
+            .uffd = *uffd_,
+            .gate = gate_,
+            .stats = stats_,
+            .progress = progress_,
+            .vm_stop = *vm_stop_};
   }
 
   // The state in which the kernel answers EAGAIN to every install: a discard whose event nobody has
@@ -171,14 +175,7 @@ TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
   nonzero.SetRun({0, kPages});
   RamBlock block(0, snapshot_->blocks()[0], {.host = shared.addr(), .page_size = HostPageBytes()},
                  std::move(nonzero));
-  PageLoader loader(PageLoader::Parts{.demand = source,
-                                      .demand_bulk = source,
-                                      .bulk = source,
-                                      .uffd = *uffd_,
-                                      .gate = gate_,
-                                      .stats = stats_,
-                                      .progress = progress_,
-                                      .vm_stop = *vm_stop_});
+  PageLoader loader(Parts(source, source));
   EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kFailed);
   EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kReceived);
   EXPECT_TRUE(IsPoisoned(shared.data() + 7 * HostPageBytes()));
@@ -272,14 +269,7 @@ TEST_F(PageLoaderTest, APageThatIsAtHandComesAloneEvenWhereWindowsComeFromADisk)
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   HugeStaging staging = *HugeStaging::Create();
   const PrefetchedPage source(*snapshot_, 7);
-  PageLoader loader({.demand = source,
-                     .demand_bulk = source,
-                     .bulk = source,
-                     .uffd = *uffd_,
-                     .gate = gate_,
-                     .stats = stats_,
-                     .progress = progress_,
-                     .vm_stop = *vm_stop_});
+  PageLoader loader(Parts(source, source));
   EXPECT_EQ(loader.LoadFaultedHuge(*block_, {0, 512}, 7, staging, /*even_from_disk=*/true),
             PageLoader::Whole::kNotAtHand);
   EXPECT_TRUE(block_->pending(7));
