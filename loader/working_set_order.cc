@@ -1,6 +1,6 @@
-// Windows are kept apart by three bits. `broken`: a page of it has been handed out by itself, so it
-// cannot be moved in one piece any more. `cached`: put off. `handed_out`: its pages in the set need
-// not be looked at again, though nobody may have claimed them yet.
+// Each window has three bits. `broken`: a page of it has been handed out by itself, so it cannot be
+// moved in one piece any more. `cached`: found to be, and not asked for again. `handed_out`: its
+// pages in the set need not be looked at again, though nobody may have claimed them yet.
 #include "loader/working_set_order.h"
 
 #include <algorithm>

@@ -85,7 +85,7 @@ class WorkingSetOrder {
   struct Window {
     uint64_t pages = 0;       // of the set
     bool broken = false;      // comes by its pages
-    bool cached = false;      // and therefore whole, later
+    bool cached = false;      // as far as that has been asked
     bool handed_out = false;  // as a whole
   };
 

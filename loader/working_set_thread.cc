@@ -158,7 +158,7 @@ void WorkingSetThread::LoadAttached() {
 }
 
 // Windows in the page cache are claimed at once, and eager threads begin with them: there is no
-// disk for which their order would matter, and the guest would spoil them by having a page alone.
+// disk for which their order would matter, and the guest would break them by having a page alone.
 void WorkingSetThread::LookAhead() {
   size_t found = 0;
   while (found < kNewBatches && ahead_.size() < (MayHurry() ? kBatchesAhead : 1)) {

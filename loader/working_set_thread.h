@@ -101,7 +101,7 @@ class WorkingSetThread {
   // Of the thread itself.
   WindowLoader windows_;
   WorkingSetOrder order_;
-  std::deque<Step> ahead_;         // prefetched
+  std::deque<Step> ahead_;         // their pages are prefetched
   uint64_t batch_bytes_ = 0;       // of the last batch
   int begun_ = 0;                  // batches
   bool windows_may_come_ = false;  // the guest runs, and it is known which may be huge

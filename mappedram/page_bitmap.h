@@ -37,12 +37,13 @@ class PageBitmap {
   // All bits clear. REQUIRES: the words fit into memory; a failure ends the program, as one of
   // `new` would.
   explicit PageBitmap(uint64_t pages);
-  // For one that is about to be filled, as from a file: takes its memory in large pages, if there
-  // are any, for to take it in small ones takes longer than to fill it.
-  void ExpectToBeFilled();
   PageBitmap(PageBitmap&& other) noexcept;
   PageBitmap& operator=(PageBitmap&& other) noexcept;
   ~PageBitmap();
+
+  // For one that is about to be filled, as from a file: takes its memory in large pages, if there
+  // are any, for to take it in small ones takes longer than to fill it.
+  void ExpectToBeFilled();
 
   uint64_t size() const { return pages_; }
   // The words as they lie in memory, and on disk: page i is bit i % 64 of word i / 64.
