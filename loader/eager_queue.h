@@ -17,6 +17,7 @@
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/window_hints.h"
+#include "loader/window_offers.h"
 
 namespace ramjet {
 
@@ -59,6 +60,10 @@ class EagerQueue {
       ABSL_LOCKS_EXCLUDED(mu_);
   // One that was put first; nullopt: there is none just now.
   std::optional<Window> NextFirst() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Windows that are waited for while others are brought: the first eager thread that gets to one
+  // brings it. Who has offered it takes it back otherwise. Takes no lock.
+  WindowOffers& offers() { return offers_; }
 
   // What is pending in `window`, a WindowOf(), was claimed by somebody who could not load it: it is
   // handed out once more.
@@ -112,6 +117,7 @@ class EagerQueue {
 
   WindowHints hints_;  // of what was touched
   WindowHints waits_;  // of what is claimed, and waited for
+  WindowOffers offers_;
   std::atomic<bool> windows_allowed_{false};
   std::vector<std::atomic<HugePages>> huge_;  // by index in the snapshot
 

@@ -30,6 +30,7 @@ void EagerThread::Run() {
   // touches it.
   parts_.queue.DecideHuge();
   while (!spare_ || parts_.pacer.waits_for_disk()) {
+    if (windows_.LoadOffered()) continue;
     std::optional<EagerQueue::Window> window = parts_.queue.Next();
     if (!window) return;
     windows_.LoadWindow(*std::move(window));

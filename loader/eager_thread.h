@@ -16,7 +16,8 @@
 namespace ramjet {
 
 // Takes windows from a queue and loads what is pending in them: as one huge page, where huge pages
-// are wanted and nobody was faster. ReadPacer keeps its reads out of the way of faults.
+// are wanted and nobody was faster. Windows that somebody waits for come before all others.
+// ReadPacer keeps its reads out of the way of faults.
 class EagerThread {
  public:
   struct Parts {

@@ -1,7 +1,6 @@
 #include "loader/fault_thread.h"
 
 #include <algorithm>
-#include <ctime>
 #include <utility>
 
 namespace ramjet {
@@ -118,7 +117,7 @@ void FaultThread::Run() {
 
 void FaultThread::AwaitEvents(int64_t timeout_ns) {
   if (served_ns_ != 0 && vain_spins_ < kMaxVainSpins) {
-    while (NowNs() - served_ns_ < kSpinNs) {
+    while (MonotonicNs() - served_ns_ < kSpinNs) {
       if (!reader_.Wait(0)) continue;
       vain_spins_ = 0;
       return;
@@ -127,7 +126,7 @@ void FaultThread::AwaitEvents(int64_t timeout_ns) {
   }
   reader_.Wait(timeout_ns);
   // It came so soon that looking for it would have been worth it.
-  if (served_ns_ != 0 && NowNs() - served_ns_ < 2 * kSpinNs) vain_spins_ = 0;
+  if (served_ns_ != 0 && MonotonicNs() - served_ns_ < 2 * kSpinNs) vain_spins_ = 0;
   served_ns_ = 0;
 }
 
@@ -148,14 +147,17 @@ bool FaultThread::ReadAndServe() {
       }
     }
   }
-  const uint64_t now_ns = events.faults.empty() ? 0 : NowNs();
+  const uint64_t now_ns = events.faults.empty() ? 0 : MonotonicNs();
   parts_.stats.faults.fetch_add(events.faults.size(), std::memory_order_relaxed);
   crowded_ = events.faults.size() > kMaxWaitingForWindows;
   if (events.faults.size() > 1 && !WindowsMayComeFromDisk()) Prefetch(events.faults);
-  for (const MissingFault& fault : events.faults) {
-    Serve({.addr = fault.addr, .read_ns = now_ns, .attempts = 0, .unread = false, .retry_ns = 0});
+  const Offered offered = OfferWindows(events.faults, now_ns);
+  for (size_t i = 0; i < events.faults.size(); ++i) {
+    const uintptr_t addr = events.faults[i].addr;
+    if (i < offered.size() && offered[i] && ServeOffered(addr)) continue;
+    Serve({.addr = addr, .read_ns = now_ns, .attempts = 0, .unread = false, .retry_ns = 0});
   }
-  if (!events.faults.empty() && can_spin_) served_ns_ = NowNs();
+  if (!events.faults.empty() && can_spin_) served_ns_ = MonotonicNs();
   return more;
 }
 
@@ -166,6 +168,54 @@ void FaultThread::Prefetch(absl::Span<const MissingFault> faults) const {
     const RamBlock* const block = parts_.map.Find(fault.addr);
     if (block != nullptr) parts_.loader.PrefetchFaulted(*block, block->PageOf(fault.addr));
   }
+}
+
+// Of several who wait for windows each would wait for those before it, too. While this thread
+// brings the first, those that load ahead may as well bring the others.
+FaultThread::Offered FaultThread::OfferWindows(absl::Span<const MissingFault> faults,
+                                               uint64_t read_ns) {
+  Offered offered;
+  if (faults.size() < 2 || !staging_ || !staging_->fit()) return offered;
+  const RamBlock* const first_block = parts_.map.Find(faults[0].addr);
+  for (size_t i = 1; i < std::min(faults.size(), offered.size()); ++i) {
+    RamBlock* const block = parts_.map.Find(faults[i].addr);
+    if (block == nullptr) continue;
+    const uint64_t page = block->PageOf(faults[i].addr);
+    const PageRun window = WindowOf(*block, page);
+    const bool is_first = block == first_block &&
+                          WindowOf(*block, block->PageOf(faults[0].addr)).first == window.first;
+    // A page of zeros is not to be had alone by who loads ahead, if the window cannot be.
+    if (is_first || !block->nonzero(page) || block->AnyClaimed(window) ||
+        !parts_.eager_queue.WantsWhole(*block, window) || !parts_.loader.IsCached(*block, window)) {
+      continue;
+    }
+    std::optional<PageLoader::ClaimedWindow> claim = parts_.loader.ClaimWindow(*block, window);
+    offered[i] = claim && parts_.eager_queue.offers().Give({*std::move(claim), page, read_ns});
+    // Of a part, perhaps, and for a moment, in which who loads ahead has passed by.
+    if (!offered[i]) parts_.eager_queue.PutBack(*block, window);
+  }
+  return offered;
+}
+
+// False: it could not be had, and is to be served as any other.
+bool FaultThread::ServeOffered(uintptr_t addr) {
+  RamBlock& block = *parts_.map.Find(addr);
+  std::optional<WaitedWindow> waited =
+      parts_.eager_queue.offers().Take(block, WindowOf(block, block.PageOf(addr)).first);
+  if (!waited) {  // somebody brings it, or has brought it
+    parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
+    return true;
+  }
+  const PageRun window = waited->window.run();
+  if (staging_ && staging_->fit() &&
+      parts_.loader.LoadFaultedHuge(std::move(waited->window), *staging_, {.faulted = 1}) ==
+          PageLoader::Whole::kLoaded) {
+    parts_.stats.AddWindow(MonotonicNs() - waited->read_ns);
+    return true;
+  }
+  waited.reset();
+  parts_.eager_queue.PutBack(block, window);
+  return false;
 }
 
 void FaultThread::Serve(Fault fault) {
@@ -180,9 +230,7 @@ void FaultThread::Serve(Fault fault) {
       parts_.record->Note(block->index(), page);
     }
     if (fault.attempts == 0 && LoadWindow(*block, page)) {
-      const uint64_t took_ns = NowNs() - fault.read_ns;
-      parts_.stats.fault_ns.Add(took_ns);
-      parts_.stats.window_ns.Add(took_ns);
+      parts_.stats.AddWindow(MonotonicNs() - fault.read_ns);
       return;
     }
     outcome = parts_.loader.LoadFaulted(*block, page, buffer_, last_attempt);
@@ -194,7 +242,7 @@ void FaultThread::Serve(Fault fault) {
       parts_.eager_queue.Hint(*block, block->PageOf(fault.addr));
       [[fallthrough]];
     case Outcome::kReceived:
-      parts_.stats.fault_ns.Add(NowNs() - fault.read_ns);
+      parts_.stats.fault_ns.Add(MonotonicNs() - fault.read_ns);
       break;
     case Outcome::kInFlight:
       parts_.eager_queue.HintWaiting(*block, block->PageOf(fault.addr));
@@ -211,7 +259,7 @@ void FaultThread::Serve(Fault fault) {
         fault.attempts = std::min(fault.attempts, 1u);
       }
       // The disk's time, and not the events of others, which wake this thread at any moment.
-      fault.retry_ns = fault.unread ? NowNs() + RetryDelayNs(fault.attempts) : 0;
+      fault.retry_ns = fault.unread ? MonotonicNs() + RetryDelayNs(fault.attempts) : 0;
       Park(fault);
       break;
   }
@@ -224,11 +272,11 @@ bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   const PageRun window = WindowOf(block, page);
   if (!parts_.eager_queue.WantsWhole(block, window)) return false;
   if (!staging_ || !staging_->fit()) return false;
-  const uint64_t begun_ns = NowNs();
+  const uint64_t begun_ns = MonotonicNs();
   const bool pending = block.pending(page);
   switch (LoadOrTakeOver(block, window, page)) {
     case PageLoader::Whole::kLoaded:
-      if (NowNs() - begun_ns > kMaxDiskWindowNs) came_alone_ = 0;
+      if (MonotonicNs() - begun_ns > kMaxDiskWindowNs) came_alone_ = 0;
       return true;
     case PageLoader::Whole::kNotAtHand:
       if (pending) came_alone_ = std::min(came_alone_ + 1, kEnoughAlone);
@@ -251,7 +299,8 @@ PageLoader::Whole FaultThread::LoadOrTakeOver(RamBlock& block, PageRun window, u
   std::optional<PageLoader::ClaimedWindow> claim = parts_.eager_queue.TryTakeClaim(block, window);
   if (!claim) return PageLoader::Whole::kNotAtHand;
   parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
-  return parts_.loader.LoadFaultedHuge(*std::move(claim), *staging_, &parts_.stats.working_set);
+  return parts_.loader.LoadFaultedHuge(*std::move(claim), *staging_,
+                                       {.also = &parts_.stats.working_set});
 }
 
 bool FaultThread::WindowsMayComeFromDisk() const {
@@ -285,7 +334,7 @@ void FaultThread::RetryParked() {
   // Serve() parks again, at the front, what it cannot answer yet; it never gets ahead of the
   // reading index.
   const size_t count = std::exchange(parked_count_, 0);
-  const uint64_t now_ns = count > 0 ? NowNs() : 0;
+  const uint64_t now_ns = count > 0 ? MonotonicNs() : 0;
   for (size_t i = 0; i < count; ++i) {
     if (parked_[i].retry_ns <= now_ns) {
       Serve(parked_[i]);
@@ -309,7 +358,7 @@ void FaultThread::WakeAll() {
 // Called between batches: each fault that was read is served, or left to whoever had claimed its
 // page, whose trip shows. With no trip under way, who still sleeps has been forgotten.
 void FaultThread::Watch() {
-  const uint64_t now_ns = NowNs();
+  const uint64_t now_ns = MonotonicNs();
   const int64_t wait_ns = suspicious_ ? kWatchAgainNs : kWatchNs;
   if (now_ns - watched_ns_ < static_cast<uint64_t>(wait_ns)) return;
   watched_ns_ = now_ns;
@@ -322,12 +371,6 @@ void FaultThread::Watch() {
   if (suspicious_) return;
   parts_.stats.rescued.fetch_add(sleepers->owed, std::memory_order_relaxed);
   WakeAll();
-}
-
-uint64_t FaultThread::NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
 }  // namespace ramjet

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,16 +22,19 @@
 #include "loader/thread.h"
 #include "loader/touch_record.h"
 #include "loader/vm_stop.h"
+#include "loader/window_offers.h"
 #include "uffd/event_reader.h"
 #include "uffd/fault_queue.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
 
-// Reads events, notes discards, and brings each page that somebody sleeps on, one at a time, in the
-// order of the events.
+// Reads events, notes discards, and brings each page that somebody sleeps on, one after the other,
+// in the order of the events.
 //
-// Where EagerQueue wants a window whole, and the page cache has all of it, it brings that. It waits
+// Where EagerQueue wants a window whole, and the page cache has all of it, it brings that. Of
+// several that are waited for at once it brings the first, and meanwhile offers the others to the
+// threads that load ahead (WindowOffers); what nobody has begun comes in its turn. It waits
 // for a disk for single pages, and for a window only where a guest has waited for many pages, has
 // few vCPUs that wait for it at a time, and the disk is a fast one. A fault that cannot be answered
 // yet, because a mapping is changing or its block is not in the map, is parked: the thread reads
@@ -90,6 +94,10 @@ class FaultThread {
   void AwaitEvents(int64_t timeout_ns);
   bool ReadAndServe();
   void Prefetch(absl::Span<const MissingFault> faults) const;
+  // Which of a batch of faults; never the first.
+  using Offered = std::bitset<WindowOffers::kMost + 1>;
+  Offered OfferWindows(absl::Span<const MissingFault> faults, uint64_t read_ns);
+  bool ServeOffered(uintptr_t addr);
   void Serve(Fault fault);
   bool LoadWindow(RamBlock& block, uint64_t page);
   PageLoader::Whole LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page);
@@ -99,7 +107,6 @@ class FaultThread {
   void WakeAll();
   void RetryParked();
   void Watch();
-  static uint64_t NowNs();
 
   // Constant after construction.
   const Parts parts_;

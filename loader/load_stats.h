@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,17 @@ class LatencyHistogram {
   std::atomic<uint64_t> max_ns_{0};
 };
 
+// The clock by which durations are measured.
+inline uint64_t MonotonicNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+inline void Count(std::atomic<uint64_t>& counter, uint64_t pages) {
+  counter.fetch_add(pages, std::memory_order_relaxed);  // only a statistic
+}
+
 // Counts pages unless it says otherwise.
 //
 // Threads: all may be called concurrently.
@@ -61,6 +73,10 @@ struct LoadStats {
   std::atomic<uint64_t> rescued{0};    // lost, and woken by the watchdog: a bug of our own
   LatencyHistogram fault_ns;           // event read -> page installed and its waiter woken
   LatencyHistogram window_ns;          // of those: event read -> whole huge page there
+  void AddWindow(uint64_t took_ns) {
+    fault_ns.Add(took_ns);
+    window_ns.Add(took_ns);
+  }
 
   std::atomic<uint64_t> postponed{0};     // eager installs that waited for a mapping to settle
   std::atomic<uint64_t> read_retries{0};  // reads of the file that were repeated

@@ -13,16 +13,8 @@
 // Ahead of need it is the other way round: a run is read first and claimed when it is there, piece
 // by piece, for the time of one ioctl. So a fault on a page in a run that is being read from a slow
 // disk is nobody's hostage: the fault thread claims the page, reads it alone, and the run goes
-// without it. What that costs is a page read twice now and then.
-//
-// The exception is a window of a working set (ClaimWindow()) that the page cache holds, or of which
-// the set has so much that one read of all is the shorter way from a disk, too. The guest is about
-// to touch it. Given its first page alone, the window could not come as a huge page any
-// more, and would cost several times as much; so who touches it waits for the whole. It comes next,
-// or the fault thread takes the claim over. A discard may then come between claim and install, as
-// for a faulted page, and the last look is at `received`. Such a window may also come with the
-// first fault in it (LoadFaultedHuge()); what of it cannot be had then is given back, and put back
-// into the queue of those who load ahead, for they passed it by while it was claimed.
+// without it. What that costs is a page read twice now and then. The exception are whole windows:
+// page_loader_windows.cc.
 //
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
 // look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by
@@ -49,6 +41,7 @@
 #include <ctime>
 
 #include "absl/strings/str_cat.h"
+#include "loader/run_reader.h"
 
 namespace ramjet {
 namespace {
@@ -77,10 +70,6 @@ class Patience {
   int64_t sleep_ns_ = 50'000;
   int64_t slept_ns_ = 0;
 };
-
-void Count(std::atomic<uint64_t>& counter, uint64_t pages) {
-  counter.fetch_add(pages, std::memory_order_relaxed);  // only a statistic
-}
 
 // memcpy() to where the kernel may have no memory to give, which would be a SIGBUS.
 bool WriteSafely(uintptr_t to, const uint8_t* from, uint64_t length) {
@@ -121,7 +110,7 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
   }
   uint8_t* const content = buffer.first(block.page_size()).data();
   if (block.nonzero(page)) {
-    const absl::Status read = Read(parts_.demand, block, {page, 1}, content);
+    const absl::Status read = ReadRun(parts_.demand, block, {page, 1}, content);
     if (absl::IsUnavailable(read) && !last_attempt) {
       Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
@@ -207,7 +196,7 @@ Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
 void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
                            std::atomic<uint64_t>* also) {
   uint8_t* const content = buffer.first(block.BytesOf(run.count)).data();
-  if (Read(parts_.bulk, block, run, content).ok()) {
+  if (ReadRun(parts_.bulk, block, run, content).ok()) {
     InstallAhead(block, run, content, also);
   } else {
     LoadSingly(block, run, content, also);
@@ -288,208 +277,14 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
   }
 }
 
-void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
-                               std::atomic<uint64_t>* also) {
-  uint8_t* const content = staging.memory().data();
-  if (!ReadStored(parts_.bulk, block, run, content).ok()) {
-    LoadSingly(block, run, content, also);
-    staging.Renew();
-    return;
-  }
-  Moved moved;
-  {
-    const Trip trip(trips_);
-    PageRun claimed{run.first, 0};
-    {
-      const InsideGate inside(parts_.gate);
-      if (!block.AnyClaimed(run)) claimed.count = block.Claim(run);
-      moved = MoveClaimed(block, claimed, content, {.also = also});
-    }
-    Wake(block, claimed);
-  }
-  InstallUnmoved(block, run, moved, staging, also);
-}
-
-std::optional<PageLoader::ClaimedWindow> PageLoader::ClaimWindow(RamBlock& block, PageRun run) {
-  if (block.AnyClaimed(run)) return std::nullopt;
-  trips_.fetch_add(1);
-  ClaimedWindow window(this, &block, {run.first, block.Claim(run)});
-  if (window.run_.count < run.count) return std::nullopt;
-  return window;
-}
-
-bool PageLoader::IsCached(const RamBlock& block, PageRun run) const {
-  const uint64_t cached_bytes =
-      parts_.bulk.CachedBytes(block.index(), block.BytesOf(run.first), block.BytesOf(run.count));
-  return cached_bytes >= block.BytesOf(block.CountNonzero(run));
-}
-
-PageLoader::ClaimedWindow::~ClaimedWindow() {
-  if (loader_ == nullptr) return;
-  {
-    const InsideGate inside(loader_->parts_.gate);
-    block_->Unclaim(run_);
-  }
-  loader_->Wake(*block_, run_);
-  loader_->trips_.fetch_sub(1);
-}
-
-void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
-                               std::atomic<uint64_t>* also) {
-  RamBlock& block = *window.block_;
-  const PageRun run = window.run_;
-  uint8_t* const content = staging.memory().data();
-  if (!ReadStored(parts_.bulk, block, run, content).ok()) {
-    { const ClaimedWindow given_back = std::move(window); }
-    LoadSingly(block, run, content, also);
-    staging.Renew();
-    return;
-  }
-  const Moved moved = MoveWindow(std::move(window), content, {.also = also});
-  InstallUnmoved(block, run, moved, staging, also);
-}
-
-PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page,
-                                              HugeStaging& staging, bool even_from_disk) {
-  if (block.AnyClaimed(run)) return Whole::kNotAtHand;
-  const bool cached = IsCached(block, run);
-  if (!cached && !even_from_disk) return Whole::kNotAtHand;
-  // Somebody has asked the disk for just this page and its like, those of a working set, perhaps.
-  const PageRun alone{page, 1};
-  if (!cached && block.nonzero(page) && IsCached(block, alone)) return Whole::kNotAtHand;
-  std::optional<ClaimedWindow> window = ClaimWindow(block, run);
-  if (!window) return Whole::kGivenBack;  // of a part, perhaps
-  uint8_t* const content = staging.memory().data();
-  // The look above does not tell what is still being read, or which pages it is that are there.
-  const absl::Status read =
-      cached ? ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached)
-             : ReadStored(parts_.demand_bulk, block, run, content);
-  return InstallFaultedHuge(*std::move(window), read, staging,
-                            {.faulted = block.nonzero(page) ? 1u : 0});
-}
-
-PageLoader::Whole PageLoader::LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging,
-                                              std::atomic<uint64_t>* also) {
-  const absl::Status read = ReadStored(parts_.demand, window.block(), window.run(),
-                                       staging.memory().data(), &PageSource::ReadCached);
-  return InstallFaultedHuge(std::move(window), read, staging, {.also = also});
-}
-
-PageLoader::Whole PageLoader::InstallFaultedHuge(ClaimedWindow window, const absl::Status& read,
-                                                 HugeStaging& staging, const MoveCounts& counts) {
-  const uint64_t pages = window.run().count;
-  Moved moved;
-  if (read.ok()) {
-    moved = MoveWindow(std::move(window), staging.memory().data(), counts);
-  } else {
-    const ClaimedWindow given_back = std::move(window);
-  }
-  if (moved.completed) parts_.progress.Note();
-  if (moved.pages == pages) return Whole::kLoaded;
-  // While a mapping is changing, nothing arrives before the event of that is read: by the caller,
-  // so there is no waiting for it here.
-  staging.Renew();
-  return Whole::kGivenBack;
-}
-
-PageLoader::Moved PageLoader::MoveWindow(ClaimedWindow window, uint8_t* content,
-                                         const MoveCounts& counts) {
-  window.loader_ = nullptr;  // what does not move, MoveClaimed() gives back
-  Moved moved;
-  {
-    const InsideGate inside(parts_.gate);
-    moved = MoveClaimed(*window.block_, window.run_, content, counts);
-  }
-  Wake(*window.block_, window.run_);
-  trips_.fetch_sub(1);
-  return moved;
-}
-
-// What the huge page did not take goes the ordinary way, from where it lies.
-void PageLoader::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved,
-                                HugeStaging& staging, std::atomic<uint64_t>* also) {
-  if (moved.completed) parts_.progress.Note();
-  if (moved.pages == run.count) return;
-  const PageRun rest{run.first + moved.pages, run.count - moved.pages};
-  InstallAhead(block, rest, staging.memory().data() + block.BytesOf(moved.pages), also);
-  staging.Renew();
-}
-
-// Moves `claimed` if it is a whole window, of which the kernel takes all, normally; gives back the
-// claim to what did not move. With a page of the window there already, the kernel would split the
-// huge page and move all others alone. (gate)
-PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content,
-                                          const MoveCounts& counts) {
-  Moved moved;
-  // Of what was claimed before it was read, something may have been discarded since.
-  if (block.BytesOf(claimed.count) == HugeStaging::kBytes && !block.AnyReceived(claimed)) {
-    const Installed installed =
-        parts_.uffd.Move(block.AddrOf(claimed.first), content, HugeStaging::kBytes);
-    moved.pages = installed.length / block.page_size();
-  }
-  if (moved.pages > 0) {
-    const uint64_t nonzero = block.CountNonzero({claimed.first, moved.pages});
-    const uint64_t faulted = moved.pages == claimed.count ? counts.faulted : 0;
-    Count(parts_.stats.faulted, faulted);
-    Count(parts_.stats.eager, nonzero - faulted);
-    Count(parts_.stats.moved, nonzero);
-    if (counts.also != nullptr) Count(*counts.also, nonzero);
-    moved.completed = block.MarkReceived({claimed.first, moved.pages});
-  }
-  block.Unclaim({claimed.first + moved.pages, claimed.count - moved.pages});
-  return moved;
-}
-
-// Fills `content` with the stored extents of `run`; what lies between them stays as it was, or is
-// zero.
-absl::Status PageLoader::ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
-                                    uint8_t* content, ReadWay way) {
-  const uint64_t start = block.BytesOf(run.first);
-  for (auto extent = block.FindStored(run, start); extent.length > 0;) {
-    const uint64_t first = extent.offset;
-    uint64_t end = extent.end();
-    RamBlock::Extent next = block.FindStored(run, end);
-    for (; next.length > 0 && next.offset - end <= kMaxGapBytes;
-         next = block.FindStored(run, end)) {
-      end = next.end();
-    }
-    absl::Status read =
-        (source.*way)(block.index(), first, absl::MakeSpan(content + (first - start), end - first));
-    if (!read.ok()) return read;
-    // What the file holds where it should hold nothing may be anything.
-    for (uint64_t filled = extent.end(); filled < end; filled = extent.end()) {
-      extent = block.FindStored(run, filled);
-      const uint64_t gap_end = extent.length > 0 ? std::min(extent.offset, end) : end;
-      std::memset(content + (filled - start), 0, gap_end - filled);
-      if (extent.length == 0) break;
-    }
-    extent = next;
-  }
-  return absl::OkStatus();
-}
-
-// Fills all of `content`.
-absl::Status PageLoader::Read(const PageSource& source, const RamBlock& block, PageRun run,
-                              uint8_t* content) {
-  const uint64_t start = block.BytesOf(run.first);
-  uint64_t filled = start;
-  for (auto extent = block.FindStored(run, start); extent.length > 0;
-       extent = block.FindStored(run, extent.end())) {
-    std::memset(content + (filled - start), 0, extent.offset - filled);
-    filled = extent.end();
-  }
-  std::memset(content + (filled - start), 0, block.BytesOf(run.end()) - filled);
-  return ReadStored(source, block, run, content);
-}
-
 // Asks again where that may help, for a thread that nobody waits for.
 absl::Status PageLoader::ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const {
   Patience patience;
-  absl::Status read = Read(parts_.bulk, block, run, content);
+  absl::Status read = ReadRun(parts_.bulk, block, run, content);
   for (int attempt = 1; attempt < kReadAttempts && absl::IsUnavailable(read) && !quit_; ++attempt) {
     Count(parts_.stats.read_retries, 1);
     patience.Sleep();
-    read = Read(parts_.bulk, block, run, content);
+    read = ReadRun(parts_.bulk, block, run, content);
   }
   return read;
 }

@@ -39,10 +39,6 @@ enum class Outcome {
 // but where something fails.
 class PageLoader {
  public:
-  // What lies between two extents is read along rather than skipped if it is no more than this: to
-  // read so much takes no longer than to ask a second time.
-  static constexpr uint64_t kMaxGapBytes = 32 << 10;
-
   // What it works with; all outlive the loader. `progress` is told when a block becomes complete
   // and when something fails.
   struct Parts {
@@ -84,9 +80,13 @@ class PageLoader {
   // of it. For what is soon to be loaded, and needs no disk or will be touched all over. The claim
   // is given back at the end of the object's life. Movable.
   class ClaimedWindow;
-  // The same for a window that is claimed, and never from a disk. What arrives is counted as by
-  // LoadAheadHuge().
-  Whole LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging, std::atomic<uint64_t>* also);
+  // How its pages with content are counted.
+  struct MoveCounts {
+    std::atomic<uint64_t>* also = nullptr;  // as for LoadAhead()
+    uint64_t faulted = 0;                   // not ahead of need
+  };
+  // The same for a window that is claimed, and never from a disk.
+  Whole LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging, const MoveCounts& counts);
 
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
   void PrefetchFaulted(const RamBlock& block, uint64_t page) const;
@@ -119,6 +119,7 @@ class PageLoader {
 
   // Loads ahead that are under way, and all that are asked for from now on, stop where they are.
   void Quit() { quit_ = true; }
+  bool quitting() const { return quit_; }
 
   // No page is between its claim and its wake just now.
   bool idle() const { return trips_.load() == 0; }
@@ -134,11 +135,6 @@ class PageLoader {
 
    private:
     std::atomic<int>& trips_;
-  };
-  // How pages with content are counted that come as part of a huge page.
-  struct MoveCounts {
-    std::atomic<uint64_t>* also = nullptr;  // as for LoadAhead()
-    uint64_t faulted = 0;                   // not ahead of need
   };
   struct Moved {
     uint64_t pages = 0;
@@ -159,12 +155,6 @@ class PageLoader {
                       std::atomic<uint64_t>* also);
   Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
   void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);
-  // How a source is read: ReadPages() or ReadCached().
-  using ReadWay = absl::Status (PageSource::*)(size_t, uint64_t, absl::Span<uint8_t>) const;
-  static absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
-                                 uint8_t* content, ReadWay way = &PageSource::ReadPages);
-  static absl::Status Read(const PageSource& source, const RamBlock& block, PageRun run,
-                           uint8_t* content);
   absl::Status ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const;
   Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
   Installed InstallZero(const RamBlock& block, uint64_t page) const;

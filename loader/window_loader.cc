@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "loader/run_reader.h"
+
 namespace ramjet {
 namespace {
 
@@ -26,10 +28,26 @@ void WindowLoader::LoadWindow(EagerQueue::Window window) {
   }
 }
 
+bool WindowLoader::LoadOffered() {
+  if (loader_.quitting() || !HaveStaging()) return false;
+  std::optional<WaitedWindow> waited = queue_.offers().Take();
+  if (!waited) return false;
+  RamBlock& block = waited->window.block();
+  const PageRun run = waited->window.run();
+  if (loader_.LoadFaultedHuge(std::move(waited->window), *staging_, {.faulted = 1}) ==
+      PageLoader::Whole::kLoaded) {
+    stats_.AddWindow(MonotonicNs() - waited->read_ns);
+  } else {
+    queue_.PutBack(block, run);
+    LoadRuns(block, {waited->page, 1});
+  }
+  return true;
+}
+
 void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also) {
   if (!HaveBuffer(block.page_size())) return;
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxRunBytes / block.page_size());
-  const uint64_t most_between = PageLoader::kMaxGapBytes / block.page_size();
+  const uint64_t most_between = kMaxReadGapBytes / block.page_size();
   for (PageRun next = block.FindPending(run.first, run.end()); next.count > 0;) {
     // As far as it is worth reading in one go: what lies between is there, or zero.
     PageRun piece = next;

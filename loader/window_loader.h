@@ -1,4 +1,4 @@
-// Loads windows of a block ahead of need.
+// Loads windows of a block, ahead of need above all.
 #ifndef RAMJET_LOADER_WINDOW_LOADER_H_
 #define RAMJET_LOADER_WINDOW_LOADER_H_
 
@@ -12,6 +12,7 @@
 #include "loader/page_buffer.h"
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
+#include "loader/window_offers.h"
 #include "mappedram/page_bitmap.h"
 
 namespace ramjet {
@@ -29,6 +30,10 @@ class WindowLoader {
 
   // Without the memory for it, a claimed window is put back into the queue: its pages come singly.
   void LoadWindow(EagerQueue::Window window);
+
+  // A window that somebody waits for and nobody has begun (EagerQueue::offers()): all of it if the
+  // page cache still has it, else the page alone, and the window is put back. False: there is none.
+  bool LoadOffered();
 
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is
   // counted in `also`, too, if that is given.

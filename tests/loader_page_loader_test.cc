@@ -355,7 +355,7 @@ TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
   reader_->Wait(-1);
   ReadEvents();
   std::atomic<uint64_t> also = 0;
-  EXPECT_EQ(loader_->LoadFaultedHuge(*std::move(claim), staging, &also),
+  EXPECT_EQ(loader_->LoadFaultedHuge(*std::move(claim), staging, {.also = &also}),
             PageLoader::Whole::kLoaded);
   waiter.join();
   EXPECT_EQ(also, 512u);

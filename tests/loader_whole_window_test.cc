@@ -219,6 +219,94 @@ TEST_F(WholeWindow, ThatIsGivenBackIsStillLoaded) {
   ExpectContent();
 }
 
+// Three vCPUs. What the first waits for has come, the fault thread is held up in the window of the
+// second, kTouched's, and meanwhile the third's is offered to the eager thread, which is held up,
+// too, in the first window.
+class OfferedWindow : public WholeWindow {
+ protected:
+  static constexpr uint64_t kOffered = 3600;  // in the last window
+
+  void SetUp() override {
+    WholeWindow::SetUp();
+    if (IsSkipped()) return;
+    Attach();
+    StartEager();
+    load_->source->Hold(700);
+    std::thread first([&] { EXPECT_TRUE(load_->memory.HoldsPattern(700)); });
+    load_->source->AwaitHeld(700);
+    load_->source->Hold(kTouched);
+    second_ = std::thread([&] { EXPECT_TRUE(load_->memory.HoldsPattern(kTouched)); });
+    while (UnreadFaults() < 1) std::this_thread::yield();
+    third_ = std::thread([&] { EXPECT_TRUE(load_->memory.HoldsPattern(kOffered)); });
+    while (UnreadFaults() < 2) std::this_thread::yield();
+    load_->source->Release(700);
+    first.join();
+    EXPECT_EQ(load_->source->AwaitHeld(kTouched), (PageRun{kFirst, kWindowPages}));
+    load_->source->Hold(1100);  // in the third window, which were the eager thread's next
+  }
+  void Finish() {
+    load_->source->Release(1100);
+    load_->source->Release(kTouched);
+    if (second_.joinable()) second_.join();
+    ExpectCompletion();
+  }
+
+  std::thread second_;
+  std::thread third_;
+};
+
+TEST_F(OfferedWindow, ComesByWhoLoadsAheadBeforeAllThatNobodyWaitsFor) {
+  load_->source->Release(5);
+  third_.join();
+  EXPECT_EQ(stats().faulted, 2u);
+  EXPECT_EQ(stats().moved, kWindowPages - 1 + kWindowPages + kWindowPages - 1);
+  Finish();
+  ExpectContent();
+  EXPECT_EQ(stats().faulted, 3u);
+  EXPECT_EQ(stats().in_flight, 1u);
+  EXPECT_EQ(stats().fault_ns.count(), 3u) << "a fault was counted twice";
+  EXPECT_EQ(stats().window_ns.count(), 3u);
+}
+
+TEST_F(OfferedWindow, ThatNobodyTakesComesInItsTurn) {
+  load_->source->Release(kTouched);
+  second_.join();
+  third_.join();
+  EXPECT_EQ(stats().faulted, 3u);
+  EXPECT_EQ(stats().in_flight, 0u);
+  Finish();
+  ExpectContent();
+}
+
+TEST_F(OfferedWindow, ThatNobodyTakesAndCannotBeReadIsServedAsAnyOther) {
+  load_->source->Fail(kOffered, absl::UnavailableError("busy"), 1);
+  load_->source->Release(kTouched);
+  second_.join();
+  third_.join();
+  Finish();
+  ExpectContent();
+}
+
+TEST_F(OfferedWindow, OfWhichAPageIsDiscardedComesWithoutIt) {
+  const uintptr_t discarded =
+      reinterpret_cast<uintptr_t>(load_->memory.data()) + 3700 * HostPageBytes();
+  load_->loader->Discard(discarded, discarded + HostPageBytes());
+  load_->source->Release(5);
+  third_.join();
+  Finish();
+  EXPECT_TRUE(load_->memory.HoldsZeros(3700));
+  ExpectContent(/*odd=*/3700);
+  EXPECT_EQ(stats().removed, 1u);
+}
+
+TEST_F(OfferedWindow, ThatCannotBeReadComesByItsPages) {
+  load_->source->Fail(kOffered, absl::UnavailableError("busy"), 1);
+  load_->source->Release(5);
+  third_.join();
+  Finish();
+  ExpectContent();
+}
+
 // Guests read, write and discard, each its own pages and all in the same windows.
 TEST_F(WholeWindow, GuestsMayDoAsTheyLikeMeanwhile) {
   Attach();

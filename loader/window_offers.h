@@ -1,0 +1,88 @@
+// Windows that somebody waits for, on their way from the thread that serves faults to whoever gets
+// to them first.
+#ifndef RAMJET_LOADER_WINDOW_OFFERS_H_
+#define RAMJET_LOADER_WINDOW_OFFERS_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+#include "loader/page_loader.h"
+#include "loader/ram_block.h"
+
+namespace ramjet {
+
+// A claimed window, and who waits for it.
+struct WaitedWindow {
+  PageLoader::ClaimedWindow window;
+  uint64_t page;     // that somebody sleeps on, and that has content
+  uint64_t read_ns;  // when the event of that was read, by MonotonicNs()
+};
+
+// A few windows, for as long as the batch of faults is served that they come from: of several vCPUs
+// each would wait for the windows of all before it, while threads that load ahead bring others that
+// nobody waits for.
+//
+// Threads: one offers, any number take. Takes no lock and allocates nothing.
+class WindowOffers {
+ public:
+  // At a time: twice as many as threads that load ahead by default, and few enough to be looked at.
+  static constexpr size_t kMost = 8;
+
+  // False: there is no room, and `waited` is as it was.
+  bool Give(WaitedWindow&& waited) {
+    for (Slot& slot : slots_) {
+      if (slot.state.load(std::memory_order_acquire) != State::kEmpty) continue;
+      slot.waited.emplace(std::move(waited));
+      slot.state.store(State::kOffered, std::memory_order_release);
+      return true;
+    }
+    return false;
+  }
+
+  // One that nobody has taken.
+  std::optional<WaitedWindow> Take() {
+    for (Slot& slot : slots_) {
+      if (slot.Begin()) return slot.End();
+    }
+    return std::nullopt;
+  }
+  // That of the block which begins with `first_page`. By the thread that offers.
+  std::optional<WaitedWindow> Take(const RamBlock& block, uint64_t first_page) {
+    for (Slot& slot : slots_) {
+      if (!slot.Begin()) continue;
+      if (&slot.waited->window.block() == &block && slot.waited->window.run().first == first_page) {
+        return slot.End();
+      }
+      slot.state.store(State::kOffered, std::memory_order_release);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  enum class State : uint8_t { kEmpty, kOffered, kInHand };
+  struct Slot {
+    std::atomic<State> state{State::kEmpty};
+    std::optional<WaitedWindow> waited;  // of whoever has brought the state about
+
+    bool Begin() {
+      State offered = State::kOffered;
+      return state.load(std::memory_order_relaxed) == offered &&
+             state.compare_exchange_strong(offered, State::kInHand, std::memory_order_acquire);
+    }
+    std::optional<WaitedWindow> End() {
+      std::optional<WaitedWindow> taken(std::move(*waited));
+      waited.reset();
+      state.store(State::kEmpty, std::memory_order_release);
+      return taken;
+    }
+  };
+  std::array<Slot, kMost> slots_;
+};
+
+}  // namespace ramjet
+
+#endif  // RAMJET_LOADER_WINDOW_OFFERS_H_
