@@ -216,7 +216,7 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
         << workload;
   }
   EXPECT_THAT(ContestantsOf(RunsOf(bench, "faults", "warm")),
-              UnorderedElementsAre("ramjet", "ramjet-demand"));
+              UnorderedElementsAre("ramjet", "ramjet-demand", "ramjet-pages"));
   for (const json& run : bench["runs"]) ExpectPlausible(run);
 
   std::vector<std::string> limits;
@@ -225,8 +225,8 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
     EXPECT_LE(limit["min"], limit["max"]) << limit;
     limits.push_back(limit["name"]);
   }
-  EXPECT_THAT(limits,
-              IsSupersetOf({"memcpy", "pread", "uffdio-copy", "fault-loop-p50", "fault-loop-p99"}));
+  EXPECT_THAT(limits, IsSupersetOf({"memcpy", "pread", "fill", "uffdio-copy", "fault-loop-p50",
+                                    "fault-loop-p99"}));
   EXPECT_EQ(bench["summary"].size(), bench["runs"].size());  // of one round
   EXPECT_GT(bench["ratios"].size(), 20u);
   for (const json& ratio : bench["ratios"]) EXPECT_EQ(ratio["reliable"], false) << ratio;
@@ -540,6 +540,36 @@ TEST(BenchRatios, AStallThatIsLongerThanThatOfAPageSaysWhatItBrought) {
       ratios["fault p50, read-25: ramjet / one-page"].note,
       "A touch may bring 2 MiB, which take 0.52 ms at 4.00 GB/s: 160 demand faults instead of "
       "16000. ");
+}
+
+TEST(BenchRatios, ALoadThatMissesItsBarSaysWhatMemoryAllows) {
+  const auto run = [](const char* contestant, double resume, double work, double resident) {
+    return bench::Run{1,
+                      {contestant, "qemu", "first-work", "warm"},
+                      {{"to_resume", resume}, {"to_first_work", work}, {"to_resident", resident}}};
+  };
+  bench::Limits limits;
+  limits.Add("fill", 1, 10.0);
+  limits.Add("fill", 2, 16.0);
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({run("stock", 0.06, 0.09, 0.06), run("ramjet", 0.003, 0.05, 0.08),
+                 run("ramjet-ws", 0.003, 0.05, 0.1)},
+                limits);
+  EXPECT_THAT(ratios["all resident: ramjet / stock"].note,
+              AllOf(HasSubstr("fill (1 thread) 10.00 GB/s"), HasSubstr("fill (2 threads) 16.00")));
+  EXPECT_THAT(ratios["first work after resume: ramjet-ws / stock"].note,
+              HasSubstr("each takes 1.25 times as long as one"));
+}
+
+// A window takes longer than a page, so like is compared with like, too.
+TEST(BenchRatios, StallsWhileLoadingAheadAreJudgedPageByPageToo) {
+  const auto run = [](const char* contestant, double stall) {
+    return bench::Run{1, {contestant, "vm", "faults", "warm"}, {{"stall_p99", stall}}};
+  };
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({run("ramjet", 1e-3), run("ramjet-pages", 1e-4), run("ramjet-demand", 5e-5)}, {});
+  EXPECT_FALSE(ratios["fault p99: while loading ahead / without"].met);
+  EXPECT_TRUE(ratios["fault p99, page by page: while loading ahead / without"].met);
 }
 
 TEST(BenchRatios, OfTwoRoundsAreInDoubt) {

@@ -194,7 +194,8 @@ absl::Status Bench::PlanGroups() {
     Group group = {.where = where, .workload = workload, .cache = "", .contestants = {}};
     for (const std::string& contestant : contestants) {
       // What serves a figure of ramjet's goes with it.
-      const bool serves = contestant == "ramjet-demand" || contestant == "fault-loop";
+      const bool serves = contestant == "ramjet-demand" || contestant == "ramjet-pages" ||
+                          contestant == "fault-loop";
       if (!Chosen(options_.contestants, serves ? "ramjet" : contestant)) continue;
       const absl::Status prepared = Prepare({contestant, where, workload, "warm"});
       if (prepared.ok()) {
@@ -213,7 +214,7 @@ absl::Status Bench::PlanGroups() {
   if (qemu_ != nullptr) add("qemu", "first-work", kQemuContestants);
   for (const std::string& workload : kVmWorkloads) add("vm", workload, kVmContestants);
   add("vm", "idle", {"full-read", "one-page", "ramjet"});
-  add("vm", "faults", {"ramjet", "ramjet-demand", "fault-loop"});
+  add("vm", "faults", {"ramjet", "ramjet-demand", "ramjet-pages", "fault-loop"});
   if (!groups_.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       result_.failures.empty() ? "none of these contestants has one of these workloads here"

@@ -66,8 +66,9 @@ std::string Version() { return ramjet_version(); }
 absl::StatusOr<std::unique_ptr<Load>> Load::Open(const std::string& path,
                                                  const LoadOptions& options) {
   ramjet_options with = RAMJET_OPTIONS_INIT;
-  if (!options.lazy) with.flags = RAMJET_NOT_LAZY;
-  if (options.record) with.flags = RAMJET_RECORD;
+  if (!options.lazy) with.flags |= RAMJET_NOT_LAZY;
+  if (options.record) with.flags |= RAMJET_RECORD;
+  if (options.single_pages) with.flags |= RAMJET_SINGLE_PAGES;
   if (!options.working_set.empty()) with.working_set = options.working_set.c_str();
   ramjet* load = nullptr;
   const absl::Status opened = Answer(ramjet_open(path.c_str(), &with, &load), "ramjet_open");

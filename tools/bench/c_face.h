@@ -16,6 +16,7 @@ struct LoadOptions {
   bool lazy = true;              // false: only ReadBlock()
   std::string working_set = {};  // loaded first; empty: none
   bool record = false;           // for SaveWorkingSet()
+  bool single_pages = false;     // RAMJET_SINGLE_PAGES
 };
 
 // "0.1.0"

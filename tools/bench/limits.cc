@@ -26,9 +26,9 @@ namespace {
 
 constexpr uint64_t kAreaBytes = uint64_t{256} << 20;
 constexpr uint64_t kCopyBytes = 256 << 10;
-constexpr uint64_t kReadBytes = 1 << 20;
-constexpr uint64_t kBlockBytes = 4096;  // divides kReadBytes
 constexpr uint64_t kHugePageBytes = 2 << 20;
+constexpr uint64_t kReadBytes = kHugePageBytes;
+constexpr uint64_t kBlockBytes = 4096;  // divides kReadBytes
 constexpr unsigned kReadsAtOnce = 8;
 // More content than that says nothing new.
 constexpr uint64_t kMostFileBytes = uint64_t{1} << 30;
@@ -127,12 +127,19 @@ std::vector<std::pair<off_t, size_t>> PiecesOf(int file) {
   return pieces;
 }
 
+enum class Into {
+  kPresent,      // memory, the same again and again
+  kFreshWindows  // huge pages that are still to be laid in, each byte to its own place
+};
+
 // Reads all of it, piece by piece; negative: `path` cannot be read so.
-double ReadRate(const std::string& path, int flags, unsigned threads) {
+double ReadRate(const std::string& path, int flags, unsigned threads, Into into = Into::kPresent) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
   if (!file.valid()) return -1;
   const std::vector<std::pair<off_t, size_t>> pieces = PiecesOf(file.get());
-  const Area to(kReadBytes * threads, true);
+  const bool fresh = into == Into::kFreshWindows;
+  const Area to(kReadBytes * (fresh ? pieces.size() : threads), !fresh);
+  if (fresh) madvise(to.data(), kReadBytes * pieces.size(), MADV_HUGEPAGE);
   std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
   uint64_t bytes = 0;
@@ -142,8 +149,8 @@ double ReadRate(const std::string& path, int flags, unsigned threads) {
     while ((i = next++) < pieces.size()) {
       // O_DIRECT takes no odd length, and the file ends where it ends.
       const size_t length = (pieces[i].second + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-      if (pread(file.get(), to.data() + thread * kReadBytes, length, pieces[i].first) <
-          static_cast<ssize_t>(pieces[i].second)) {
+      if (pread(file.get(), to.data() + (fresh ? i : thread) * kReadBytes, length,
+                pieces[i].first) < static_cast<ssize_t>(pieces[i].second)) {
         failed = true;
       }
     }
@@ -163,12 +170,18 @@ absl::Status Limits::Measure(const std::string& snapshot) {
     Add("uffdio-copy", static_cast<int>(threads), UffdioCopyRate(*uffd, threads));
   }
   if (uffd->features().move) Add("uffdio-move", 1, UffdioMoveRate(*uffd));
+  WarmHostMemory();  // which the last ones may have given back
   absl::Status cached = SetCacheState(snapshot, CacheState::kWarm);
   if (!cached.ok()) return cached;
   Add("pread", 1, ReadRate(snapshot, 0, 1));
+  for (unsigned threads = 1; threads <= cpus; threads *= 2) {
+    Add("fill", static_cast<int>(threads), ReadRate(snapshot, 0, threads, Into::kFreshWindows));
+  }
   cached = SetCacheState(snapshot, CacheState::kCold);
   if (!cached.ok()) return cached;
-  Add("disk-direct", static_cast<int>(kReadsAtOnce), ReadRate(snapshot, O_DIRECT, kReadsAtOnce));
+  for (const unsigned reads : {1u, kReadsAtOnce}) {
+    Add("disk-direct", static_cast<int>(reads), ReadRate(snapshot, O_DIRECT, reads));
+  }
   return absl::OkStatus();
 }
 

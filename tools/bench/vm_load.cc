@@ -104,21 +104,26 @@ class OnePage : public VmLoad {
 
 class Lazy : public VmLoad {
  public:
-  Lazy(const VmSource& source, bool eager, bool working_set)
-      : source_(source), eager_(eager), working_set_(working_set) {}
+  struct How {
+    bool eager = true;
+    bool working_set = false;
+    bool single_pages = false;
+  };
+  Lazy(const VmSource& source, How how) : source_(source), how_(how) {}
 
   absl::Status Begin() override {
-    c_face::LoadOptions options = {.record = !source_.record.empty()};
-    if (working_set_) options.working_set = source_.working_set;
+    c_face::LoadOptions options = {.record = !source_.record.empty(),
+                                   .single_pages = how_.single_pages};
+    if (how_.working_set) options.working_set = source_.working_set;
     auto load = c_face::Load::Open(source_.path, options);
     if (!load.ok()) return load.status();
     load_ = *std::move(load);
     absl::Status attached = load_->Attach(source_.idstr, source_.memory);
-    if (!attached.ok() || !eager_) return attached;
+    if (!attached.ok() || !how_.eager) return attached;
     return load_->StartEager();
   }
   absl::StatusOr<bool> WaitResident() override {
-    if (!eager_) return false;
+    if (!how_.eager) return false;
     const absl::Status complete = load_->Wait();
     if (!complete.ok()) return complete;
     return true;
@@ -130,8 +135,7 @@ class Lazy : public VmLoad {
 
  private:
   const VmSource& source_;
-  const bool eager_;
-  const bool working_set_;
+  const How how_;
   std::unique_ptr<c_face::Load> load_;
 };
 
@@ -143,10 +147,16 @@ absl::StatusOr<std::unique_ptr<VmLoad>> MakeVmLoad(const std::string& contestant
   if (contestant == "map-private") return std::make_unique<MapPrivate>(source);
   if (contestant == "one-page") return std::make_unique<OnePage>(source, /*prefault=*/true);
   if (contestant == "fault-loop") return std::make_unique<OnePage>(source, /*prefault=*/false);
-  if (contestant == "ramjet") return std::make_unique<Lazy>(source, true, false);
-  if (contestant == "ramjet-demand") return std::make_unique<Lazy>(source, false, false);
+  if (contestant == "ramjet") return std::make_unique<Lazy>(source, Lazy::How{});
+  if (contestant == "ramjet-demand") {
+    return std::make_unique<Lazy>(source, Lazy::How{.eager = false});
+  }
+  if (contestant == "ramjet-pages") {
+    return std::make_unique<Lazy>(source, Lazy::How{.single_pages = true});
+  }
   if (contestant == "ramjet-ws") {
-    return std::make_unique<Lazy>(source, source.record.empty(), source.record.empty());
+    const bool loads = source.record.empty();
+    return std::make_unique<Lazy>(source, Lazy::How{.eager = loads, .working_set = loads});
   }
   return absl::InvalidArgumentError(absl::StrCat("there is no contestant \"", contestant, "\""));
 }
