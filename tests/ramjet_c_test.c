@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/magic.h>
@@ -1270,6 +1271,15 @@ static void test_buffers(void) {
   test_limit_of_all_buffers();
 }
 
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *at) {
+  (void)status;
+  (void)type;
+  (void)at;
+  return remove(path);
+}
+
+static void remove_directory(void) { nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS); }
+
 int main(void) {
   ramjet *load = NULL;
   /* Not the test's own temporary directory, which `nobody` may be kept out of. */
@@ -1278,6 +1288,7 @@ int main(void) {
     perror(directory);
     return 1;
   }
+  atexit(remove_directory);
   CHECK(strcmp(ramjet_version(), "0.1.0") == 0);
   CHECK(*ramjet_error() == '\0');
   test_save();
