@@ -225,8 +225,8 @@ TEST(Bench, QuickRunHasEveryContestantInEveryColumn) {
     EXPECT_LE(limit["min"], limit["max"]) << limit;
     limits.push_back(limit["name"]);
   }
-  EXPECT_THAT(limits, IsSupersetOf({"memcpy", "pread", "fill", "uffdio-copy", "fault-loop-p50",
-                                    "fault-loop-p99"}));
+  EXPECT_THAT(limits, IsSupersetOf({"memcpy", "pread", "fill", "uffdio-copy", "thread-start",
+                                    "fault-loop-p50", "fault-loop-p99"}));
   EXPECT_EQ(bench["summary"].size(), bench["runs"].size());  // of one round
   EXPECT_GT(bench["ratios"].size(), 20u);
   for (const json& ratio : bench["ratios"]) EXPECT_EQ(ratio["reliable"], false) << ratio;
@@ -559,6 +559,60 @@ TEST(BenchRatios, ALoadThatMissesItsBarSaysWhatMemoryAllows) {
               AllOf(HasSubstr("fill (1 thread) 10.00 GB/s"), HasSubstr("fill (2 threads) 16.00")));
   EXPECT_THAT(ratios["first work after resume: ramjet-ws / stock"].note,
               HasSubstr("each takes 1.25 times as long as one"));
+}
+
+TEST(BenchRatios, ALoadFromADiskThatMissesItsBarSaysWhatTheDiskAndMemoryAllow) {
+  const auto run = [](const char* contestant, const char* where, const char* workload) {
+    return bench::Run{1, {contestant, where, workload, "cold"}, {{"to_resident", 1.0}}};
+  };
+  bench::Limits limits;
+  limits.Add("disk-direct", 8, 2.5);
+  limits.Add("fill-direct", 2, 2.25);
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({run("stock", "qemu", "first-work"), run("ramjet", "qemu", "first-work"),
+                 run("ramjet", "vm", "idle")},
+                limits);
+  EXPECT_THAT(
+      ratios["all resident: ramjet / stock"].note,
+      AllOf(HasSubstr("disk-direct (8 threads) 2.50"), HasSubstr("fill-direct (2 threads)")));
+  EXPECT_THAT(ratios["eager rate / O_DIRECT read"].note,
+              HasSubstr("fill-direct (2 threads) 2.25 GB/s"));
+}
+
+TEST(BenchRatios, AWorkingSetWithFaultsSaysHowManyOnBothSides) {
+  const auto run = [](const char* contestant, double faults) {
+    return bench::Run{1, {contestant, "vm", "read-25", "warm"}, {{"demand_faults", faults}}};
+  };
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({run("ramjet-ws", 13), run("ramjet", 160), run("one-page", 16000)}, {});
+  EXPECT_THAT(ratios["demand faults, read-25: ramjet-ws / ramjet"].note,
+              AllOf(StartsWith("13 demand faults and 160: "), HasSubstr("page by page: 16000")));
+  EXPECT_TRUE(ratios["demand faults, read-25: ramjet-ws / one-page"].met);
+}
+
+TEST(BenchRatios, AResumeThatIsLaterThanAPlainHandlersSaysWhatItDoesMeanwhile) {
+  const auto run = [](const char* contestant, double resume) {
+    return bench::Run{1, {contestant, "vm", "zipf", "warm"}, {{"to_resume", resume}}};
+  };
+  bench::Limits limits;
+  limits.Add("thread-start", 1, 25.0);
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({run("ramjet", 0.5e-3), run("one-page", 0.25e-3)}, limits);
+  EXPECT_THAT(ratios["resume, zipf: ramjet / one-page"].note,
+              AllOf(StartsWith("0.25 ms more"), HasSubstr("0.025 ms each")));
+}
+
+TEST(BenchRatios, ALargeMachineThatResumesLaterSaysWhatItsSizeCostsQemu) {
+  const bench::Summary summary({});
+  const std::vector<Ratio> ratios =
+      bench::ComputeRatios({.summary = summary,
+                            .limits = {},
+                            .rounds = 1,
+                            .sparse_1_gib = {.ramjet = {0.002}, .floor = {0.001}},
+                            .sparse_64_gib = {.ramjet = {0.005}, .floor = {0.0025}}});
+  ASSERT_EQ(ratios.size(), 2u);
+  EXPECT_EQ(ratios[0].note, "The floors are 1.0 and 2.5 ms: 2.50. ");
+  EXPECT_TRUE(ratios[1].met);
 }
 
 // A window takes longer than a page, so like is compared with like, too.

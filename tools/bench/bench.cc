@@ -311,13 +311,16 @@ absl::Status Bench::MeasureScaling() {
   }
   for (int round = 1; round <= rounds(); ++round) {
     Show(absl::StrCat("round ", round, ": resuming the sparse machines"));
-    for (const auto& [machine, seconds] :
+    for (const auto& [machine, resumes] :
          {std::pair(&small, &result_.sparse_1_gib), std::pair(&large, &result_.sparse_64_gib)}) {
       absl::Status interrupted = Interrupted();
       if (!interrupted.ok()) return interrupted;
       const absl::StatusOr<double> timed = machine->TimeResume(ramjet_);
       if (!timed.ok()) return timed.status();
-      seconds->push_back(*timed);
+      const absl::StatusOr<double> floor = machine->TimeFloor();
+      if (!floor.ok()) return floor.status();
+      resumes->ramjet.push_back(*timed);
+      resumes->floor.push_back(*floor);
     }
     Publish();
   }

@@ -19,6 +19,12 @@ json ToJson(const Failure& failure) {
           {"cache", failure.of.cache}, {"error", failure.why}};
 }
 
+json ScalingJson(uint64_t ram_gib, const SparseResumes& resumes) {
+  return {{"ram_bytes", ram_gib << 30},
+          {"to_resume", resumes.ramjet},
+          {"floor_to_resume", resumes.floor}};
+}
+
 }  // namespace
 
 Summary Compare(const BenchResult& result) {
@@ -61,9 +67,8 @@ json ToJson(const BenchResult& result) {
       {"failures", std::move(failures)},
       {"summary", summary.AsJson()},
       {"ratios", ToJson(ratios)}};
-  if (!result.sparse_64_gib.empty()) {
-    bench["scaling"] = {{{"ram_bytes", uint64_t{1} << 30}, {"to_resume", result.sparse_1_gib}},
-                        {{"ram_bytes", uint64_t{64} << 30}, {"to_resume", result.sparse_64_gib}}};
+  if (!result.sparse_64_gib.ramjet.empty()) {
+    bench["scaling"] = {ScalingJson(1, result.sparse_1_gib), ScalingJson(64, result.sparse_64_gib)};
   }
   if (result.pictures) bench["pictures"] = *result.pictures;
   return bench;

@@ -32,9 +32,8 @@ struct BenchResult {
   Limits limits;
   std::vector<Run> runs;
   std::vector<Failure> failures;
-  // Seconds until a sparse machine could resume; empty: not measured.
-  std::vector<double> sparse_1_gib;
-  std::vector<double> sparse_64_gib;
+  SparseResumes sparse_1_gib;
+  SparseResumes sparse_64_gib;
   std::optional<nlohmann::json> pictures;  // nullopt: not wanted
 };
 

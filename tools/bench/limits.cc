@@ -30,6 +30,7 @@ constexpr uint64_t kHugePageBytes = 2 << 20;
 constexpr uint64_t kReadBytes = kHugePageBytes;
 constexpr uint64_t kBlockBytes = 4096;  // divides kReadBytes
 constexpr unsigned kReadsAtOnce = 8;
+constexpr int kThreadStarts = 15;
 // More content than that says nothing new.
 constexpr uint64_t kMostFileBytes = uint64_t{1} << 30;
 
@@ -158,6 +159,17 @@ double ReadRate(const std::string& path, int flags, unsigned threads, Into into 
   return failed || bytes == 0 ? -1 : rate;
 }
 
+double ThreadStartUs() {
+  std::vector<double> us;
+  for (int i = 0; i < kThreadStarts; ++i) {
+    const uint64_t start = MonotonicNs();
+    std::thread thread([] {});
+    us.push_back(static_cast<double>(MonotonicNs() - start) / 1e3);
+    thread.join();
+  }
+  return SpreadOf(std::move(us)).median;
+}
+
 }  // namespace
 
 absl::Status Limits::Measure(const std::string& snapshot) {
@@ -182,6 +194,11 @@ absl::Status Limits::Measure(const std::string& snapshot) {
   for (const unsigned reads : {1u, kReadsAtOnce}) {
     Add("disk-direct", static_cast<int>(reads), ReadRate(snapshot, O_DIRECT, reads));
   }
+  for (const unsigned threads : {1u, 2u, 4u}) {
+    Add("fill-direct", static_cast<int>(threads),
+        ReadRate(snapshot, O_DIRECT, threads, Into::kFreshWindows));
+  }
+  Add("thread-start", 1, ThreadStartUs());
   return absl::OkStatus();
 }
 
@@ -201,7 +218,8 @@ nlohmann::json Limits::AsJson() const {
     nlohmann::json limit = ToJson(SpreadOf(values));
     limit["name"] = what.first;
     limit["threads"] = what.second;
-    limit["unit"] = absl::StartsWith(what.first, "fault-loop") ? "us" : "GB/s";
+    const bool is_time = absl::StartsWith(what.first, "fault-loop") || what.first == "thread-start";
+    limit["unit"] = is_time ? "us" : "GB/s";
     limits.push_back(std::move(limit));
   }
   return limits;

@@ -15,7 +15,7 @@
 
 namespace ramjet::bench {
 
-// Measured between the rounds, as often as there are rounds. In GB/s, but for the last:
+// Measured between the rounds, as often as there are rounds. In GB/s, but for the last two:
 //   memcpy       from present memory to present memory
 //   pread        the snapshot, from the page cache into present memory
 //   fill         the same into huge pages that are still to be laid in, 1 to N threads: what a load
@@ -23,6 +23,8 @@ namespace ramjet::bench {
 //   uffdio-copy  UFFDIO_COPY of 256 KiB from present memory, 1 to N threads
 //   uffdio-move  UFFDIO_MOVE of huge pages (Linux 6.8)
 //   disk-direct  the snapshot's content by O_DIRECT, 2 MiB at a time, one read and several at once
+//   fill-direct  the same into fresh huge pages, 1 to 4 threads: what a load from a disk comes to
+//   thread-start           us: until who starts a thread goes on
 //   fault-loop-p50, -p99   us: a touch that a bare poll-read-pread-copy loop serves
 class Limits {
  public:

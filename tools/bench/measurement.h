@@ -76,6 +76,13 @@ struct Spread {
 Spread SpreadOf(std::vector<double> values);
 nlohmann::json ToJson(const Spread& spread);  // median, min, max
 
+// Seconds until a sparse machine could resume, under ramjet and at best (QEMU's own load of it
+// without content), one of each a round; empty: not measured.
+struct SparseResumes {
+  std::vector<double> ramjet;
+  std::vector<double> floor;
+};
+
 // A column of Summary alone: of each run to_first_work - to_resume.
 inline constexpr char kWorkAfterResume[] = "work_after_resume";
 

@@ -65,10 +65,12 @@ struct SparseMachine {
   uint64_t memory_mib = 0;
   std::string snapshot;  // of it
 
-  // Makes the snapshot; `directory` takes files for the time of the call.
+  // Makes the snapshot and a copy without content; `directory` takes files for the time of the call.
   absl::Status Save(const std::string& directory) const;
   // Seconds until it could resume, paused, under `ramjet`, from a warm cache.
   absl::StatusOr<double> TimeResume(const std::string& ramjet) const;
+  // The same of QEMU's own load of the copy.
+  absl::StatusOr<double> TimeFloor() const;
 };
 
 }  // namespace ramjet::bench

@@ -31,9 +31,8 @@ struct Judged {
   uint64_t pages = 0;
   int rounds = 0;
   int cpus = 0;
-  // Seconds until a sparse machine could resume; empty: not measured.
-  std::vector<double> sparse_1_gib;
-  std::vector<double> sparse_64_gib;
+  SparseResumes sparse_1_gib;
+  SparseResumes sparse_64_gib;
 };
 
 // Those that can be computed from what was run.
