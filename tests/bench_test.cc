@@ -556,7 +556,7 @@ TEST(BenchRatios, ALoadThatMissesItsBarSaysWhatMemoryAllows) {
                  run("ramjet-ws", 0.003, 0.05, 0.1)},
                 limits);
   EXPECT_THAT(ratios["all resident: ramjet / stock"].note,
-              AllOf(HasSubstr("fill (1 thread) 10.00 GB/s"), HasSubstr("fill (2 threads) 16.00")));
+              AllOf(HasSubstr("fill (1 thread) 10.00 GB/s"), HasSubstr("1.25 times as long")));
   EXPECT_THAT(ratios["first work after resume: ramjet-ws / stock"].note,
               HasSubstr("each takes 1.25 times as long as one"));
 }

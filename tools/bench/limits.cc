@@ -139,6 +139,7 @@ double ReadRate(const std::string& path, int flags, unsigned threads, Into into 
   if (!file.valid()) return -1;
   const std::vector<std::pair<off_t, size_t>> pieces = PiecesOf(file.get());
   const bool fresh = into == Into::kFreshWindows;
+  if (fresh) WarmHostMemory(BytesToWarm(pieces.size() * kReadBytes));  // as before any load
   const Area to(kReadBytes * (fresh ? pieces.size() : threads), !fresh);
   if (fresh) madvise(to.data(), kReadBytes * pieces.size(), MADV_HUGEPAGE);
   std::atomic<size_t> next{0};

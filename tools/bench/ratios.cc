@@ -96,12 +96,13 @@ class RatioList {
   std::vector<Ratio> ratios_;
 };
 
+// At best: what nobody has done better in this run.
 std::string InWords(const Judged& judged, const char* name, int threads = 1) {
   const Side limit = judged.limits.Find(name, threads);
   if (!limit) return "";
-  return absl::StrFormat("%s (%d thread%s) %.2f GB/s, %.0f ms for the content. ", name, threads,
-                         threads == 1 ? "" : "s", limit->median,
-                         static_cast<double>(judged.nonzero_bytes) / limit->median / 1e6);
+  return absl::StrFormat("%s (%d thread%s) %.2f GB/s at best, %.0f ms for the content. ", name,
+                         threads, threads == 1 ? "" : "s", limit->max,
+                         static_cast<double>(judged.nonzero_bytes) / limit->max / 1e6);
 }
 
 // What nobody can be better than.
@@ -120,7 +121,7 @@ std::string NeighbourInWords(const Judged& judged) {
   return absl::StrFormat(
       "The rest is loaded meanwhile: of two threads that fill memory each takes %.2f times as long "
       "as one. ",
-      2 * alone->median / two->median);
+      2 * alone->max / two->max);
 }
 
 // Why a stall is longer than that of one page.
@@ -167,11 +168,11 @@ std::string FloorsInWords(const Judged& judged) {
 
 void AddQemu(const Judged& judged, RatioList* list) {
   const bool warm = list->warm();
-  const std::string loading =
-      warm ? InWords(judged, "fill", 1) + InWords(judged, "fill", EagerThreads(judged) * 2)
-           : InWords(judged, "disk-direct", 8) +
-                 InWords(judged, "fill-direct", EagerThreadsOfADisk(judged));
   const std::string neighbour = warm ? NeighbourInWords(judged) : "";
+  const std::string loading = warm
+                                  ? InWords(judged, "fill", EagerThreads(judged)) + neighbour
+                                  : InWords(judged, "disk-direct", 8) +
+                                        InWords(judged, "fill-direct", EagerThreadsOfADisk(judged));
   const Side stock_resume = list->Qemu("stock", "to_resume");
   const Side ramjet_resume = list->Qemu("ramjet", "to_resume");
   const Side stock_work = list->Qemu("stock", "to_first_work");
