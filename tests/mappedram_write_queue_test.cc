@@ -85,7 +85,8 @@ TEST(WriteQueue, WhatIsNotAlignedIsWrittenInItsOwnWay) {
 
 TEST(WriteQueue, WriteThatFailsIsToldInWords) {
   const NewFile file = NewDirectFile();
-  // Not unmapped, as it once was: a thread that ends the queue of another test may map its own there.
+  // Not unmapped, as it once was: a thread that ends the queue of a test before may map its own
+  // memory there.
   void* const closed = mmap(nullptr, 4 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(closed, MAP_FAILED);
   WriteQueue queue(file);

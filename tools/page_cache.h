@@ -11,9 +11,9 @@ namespace ramjet {
 
 enum class CacheState { kWarm, kCold };
 
-// Makes all of the file but its holes be in the page cache (warm), or none of it (cold): fsync,
-// then posix_fadvise(DONTNEED), which needs no privilege and leaves the rest of the machine alone.
-// FailedPrecondition if mincore(2) finds that it has not worked.
+// Makes none of the file be in the page cache (cold), or all of it but its holes, read anew in one
+// go (warm): fsync, then posix_fadvise(DONTNEED), which needs no privilege and leaves the rest of
+// the machine alone. FailedPrecondition if mincore(2) finds that it has not worked.
 absl::Status SetCacheState(const std::string& path, CacheState state);
 
 // Touches and frees up to `bytes` (never more than half of what is free). In a virtual

@@ -111,17 +111,26 @@ double UffdioMoveRate(const Userfaultfd& uffd) {
   return refused ? -1 : rate;
 }
 
-// Pieces of at most kReadBytes that have content, aligned for O_DIRECT.
-std::vector<std::pair<off_t, size_t>> PiecesOf(int file) {
-  std::vector<std::pair<off_t, size_t>> pieces;
-  uint64_t total = 0;
+// What is read at a time: at most kReadBytes that have content, aligned for O_DIRECT.
+struct Piece {
+  off_t begin;
+  size_t length;
+  uint64_t place;  // where it goes, if each byte has its own: one behind the other
+
+  // O_DIRECT takes no odd length, and the file ends where it ends.
+  size_t whole_length() const { return (length + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
+  uint64_t place_end() const { return place + whole_length(); }
+};
+
+std::vector<Piece> PiecesOf(int file) {
+  std::vector<Piece> pieces;
+  uint64_t place = 0;
   off_t begin = 0;
-  while (total < kMostFileBytes && (begin = lseek(file, begin, SEEK_DATA)) >= 0) {
+  while (place < kMostFileBytes && (begin = lseek(file, begin, SEEK_DATA)) >= 0) {
     const off_t end = lseek(file, begin, SEEK_HOLE);
     for (; begin < end; begin += kReadBytes) {
-      const size_t length = std::min<size_t>(kReadBytes, end - begin);
-      pieces.emplace_back(begin, length);
-      total += length;
+      pieces.push_back({begin, std::min<size_t>(kReadBytes, end - begin), place});
+      place = pieces.back().place_end();
     }
     begin = end;
   }
@@ -137,27 +146,29 @@ enum class Into {
 double ReadRate(const std::string& path, int flags, unsigned threads, Into into = Into::kPresent) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
   if (!file.valid()) return -1;
-  const std::vector<std::pair<off_t, size_t>> pieces = PiecesOf(file.get());
+  const std::vector<Piece> pieces = PiecesOf(file.get());
+  if (pieces.empty()) return -1;
   const bool fresh = into == Into::kFreshWindows;
-  if (fresh) WarmHostMemory(BytesToWarm(pieces.size() * kReadBytes));  // as before any load
-  const Area to(kReadBytes * (fresh ? pieces.size() : threads), !fresh);
-  if (fresh) madvise(to.data(), kReadBytes * pieces.size(), MADV_HUGEPAGE);
+  const uint64_t length = fresh ? pieces.back().place_end() : kReadBytes * threads;
+  if (fresh) WarmHostMemory(BytesToWarm(length));  // as before any load
+  const Area to(length, !fresh);
+  if (fresh) madvise(to.data(), length, MADV_HUGEPAGE);
   std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
   uint64_t bytes = 0;
-  for (const auto& piece : pieces) bytes += piece.second;
+  for (const Piece& piece : pieces) bytes += piece.length;
   const double rate = Rate(bytes, threads, [&](unsigned thread) {
     size_t i;
     while ((i = next++) < pieces.size()) {
-      // O_DIRECT takes no odd length, and the file ends where it ends.
-      const size_t length = (pieces[i].second + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-      if (pread(file.get(), to.data() + (fresh ? i : thread) * kReadBytes, length,
-                pieces[i].first) < static_cast<ssize_t>(pieces[i].second)) {
+      const Piece& piece = pieces[i];
+      uint8_t* const place = to.data() + (fresh ? piece.place : thread * kReadBytes);
+      if (pread(file.get(), place, piece.whole_length(), piece.begin) <
+          static_cast<ssize_t>(piece.length)) {
         failed = true;
       }
     }
   });
-  return failed || bytes == 0 ? -1 : rate;
+  return failed ? -1 : rate;
 }
 
 double ThreadStartUs() {

@@ -65,7 +65,8 @@ struct SparseMachine {
   uint64_t memory_mib = 0;
   std::string snapshot;  // of it
 
-  // Makes the snapshot and a copy without content; `directory` takes files for the time of the call.
+  // Makes the snapshot and a copy without content; `directory` takes files for the time of the
+  // call.
   absl::Status Save(const std::string& directory) const;
   // Seconds until it could resume, paused, under `ramjet`, from a warm cache.
   absl::StatusOr<double> TimeResume(const std::string& ramjet) const;
