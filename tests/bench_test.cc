@@ -602,6 +602,17 @@ TEST(BenchRatios, AResumeThatIsLaterThanAPlainHandlersSaysWhatItDoesMeanwhile) {
               AllOf(StartsWith("0.25 ms more"), HasSubstr("0.025 ms each")));
 }
 
+TEST(BenchRatios, AFaultThatIsSlowerThanInABareLoopSaysWhatWakingTakes) {
+  bench::Limits limits;
+  limits.Add("fault-loop-p50", 1, 8.0);
+  limits.Add("thread-wake", 1, 3.0);
+  limits.Add("thread-wake", 2, 12.5);
+  std::map<std::string, Ratio> ratios =
+      JudgeRuns({{1, {"ramjet-demand", "vm", "faults", "warm"}, {{"stall_p50", 16.0}}}}, limits);
+  EXPECT_THAT(ratios["fault p50: ramjet / bare loop"].note,
+              HasSubstr("3.0 us on the same processor, 12.5 on another"));
+}
+
 TEST(BenchRatios, ALargeMachineThatResumesLaterSaysWhatItsSizeCostsQemu) {
   const bench::Summary summary({});
   const std::vector<Ratio> ratios =

@@ -1,6 +1,9 @@
 #include "tools/bench/limits.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -31,6 +34,7 @@ constexpr uint64_t kReadBytes = kHugePageBytes;
 constexpr uint64_t kBlockBytes = 4096;  // divides kReadBytes
 constexpr unsigned kReadsAtOnce = 8;
 constexpr int kThreadStarts = 15;
+constexpr int kThreadWakes = 200;
 // More content than that says nothing new.
 constexpr uint64_t kMostFileBytes = uint64_t{1} << 30;
 
@@ -182,6 +186,45 @@ double ThreadStartUs() {
   return SpreadOf(std::move(us)).median;
 }
 
+void StayOn(int cpu) {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(cpu, &only);
+  pthread_setaffinity_np(pthread_self(), sizeof(only), &only);
+}
+
+// Two threads wake each other in turn.
+double ThreadWakeUs(int one_cpu, int other_cpu) {
+  const UniqueFd ping(eventfd(0, EFD_CLOEXEC));
+  const UniqueFd pong(eventfd(0, EFD_CLOEXEC));
+  const auto answer = [](int cpu, int wait_for, int wake) {
+    StayOn(cpu);
+    for (int i = 0; i < kThreadWakes; ++i) {
+      eventfd_t value;
+      eventfd_read(wait_for, &value);
+      eventfd_write(wake, 1);
+    }
+  };
+  std::thread one(answer, one_cpu, ping.get(), pong.get());
+  std::thread other(answer, other_cpu, pong.get(), ping.get());
+  const uint64_t start = MonotonicNs();
+  eventfd_write(ping.get(), 1);
+  one.join();
+  other.join();
+  return static_cast<double>(MonotonicNs() - start) / 1e3 / (2 * kThreadWakes);
+}
+
+// The first two on which we may run.
+std::vector<int> TwoCpus() {
+  std::vector<int> cpus;
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof(usable), &usable) != 0) return cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE && cpus.size() < 2; ++cpu) {
+    if (CPU_ISSET(cpu, &usable)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
 }  // namespace
 
 absl::Status Limits::Measure(const std::string& snapshot) {
@@ -211,6 +254,10 @@ absl::Status Limits::Measure(const std::string& snapshot) {
         ReadRate(snapshot, O_DIRECT, threads, Into::kFreshWindows));
   }
   Add("thread-start", 1, ThreadStartUs());
+  const std::vector<int> two_cpus = TwoCpus();
+  for (size_t i = 0; i < two_cpus.size(); ++i) {
+    Add("thread-wake", static_cast<int>(i) + 1, ThreadWakeUs(two_cpus[0], two_cpus[i]));
+  }
   return absl::OkStatus();
 }
 
@@ -230,7 +277,8 @@ nlohmann::json Limits::AsJson() const {
     nlohmann::json limit = ToJson(SpreadOf(values));
     limit["name"] = what.first;
     limit["threads"] = what.second;
-    const bool is_time = absl::StartsWith(what.first, "fault-loop") || what.first == "thread-start";
+    const bool is_time =
+        absl::StartsWith(what.first, "fault-loop") || absl::StartsWith(what.first, "thread-");
     limit["unit"] = is_time ? "us" : "GB/s";
     limits.push_back(std::move(limit));
   }

@@ -15,7 +15,7 @@
 
 namespace ramjet::bench {
 
-// Measured between the rounds, as often as there are rounds. In GB/s, but for the last two:
+// Measured between the rounds, as often as there are rounds. In GB/s, but for the last three:
 //   memcpy       from present memory to present memory
 //   pread        the snapshot, from the page cache into present memory
 //   fill         the same into huge pages that are still to be laid in, 1 to N threads: what a load
@@ -25,6 +25,7 @@ namespace ramjet::bench {
 //   disk-direct  the snapshot's content by O_DIRECT, 2 MiB at a time, one read and several at once
 //   fill-direct  the same into fresh huge pages, 1 to 4 threads: what a load from a disk comes to
 //   thread-start           us: until who starts a thread goes on
+//   thread-wake            us: until who sleeps on the same processor goes on, or on another (2)
 //   fault-loop-p50, -p99   us: a touch that a bare poll-read-pread-copy loop serves
 class Limits {
  public:

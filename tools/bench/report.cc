@@ -265,7 +265,7 @@ std::string RatiosTable(const json& ratios) {
 
 std::string LimitsTable(const json& limits) {
   if (!limits.is_array() || limits.empty()) return "";
-  constexpr std::array<std::array<absl::string_view, 2>, 10> kMeanings = {{
+  constexpr std::array<std::array<absl::string_view, 2>, 11> kMeanings = {{
       {"memcpy", "copying memory to memory"},
       {"pread", "reading the cached file into memory that is present"},
       {"fill", "the same into fresh huge pages: a load from the page cache, by a bare loop"},
@@ -274,6 +274,7 @@ std::string LimitsTable(const json& limits) {
       {"disk-direct", "reading the snapshot past the page cache (O_DIRECT, 2 MiB a read)"},
       {"fill-direct", "the same into fresh huge pages: a load from a disk, by a bare loop"},
       {"thread-start", "until who starts a thread goes on"},
+      {"thread-wake", "until who sleeps on the same processor goes on, or on another (2)"},
       {"fault-loop-p50", "one fault of 4 KiB served by a bare loop, the median"},
       {"fault-loop-p99", "the same, of which 99 % are faster"},
   }};
