@@ -533,7 +533,7 @@ TEST(BenchRatios, AStallThatIsLongerThanThatOfAPageSaysWhatItBrought) {
                       {{"stall_p50", stall}, {"demand_faults", faults}}};
   };
   bench::Limits limits;
-  limits.Add("pread", 1, 4.0);
+  limits.Add("fill", 1, 4.0);
   std::map<std::string, Ratio> ratios =
       JudgeRuns({run("ramjet", 400e-6, 160), run("one-page", 20e-6, 16000)}, limits);
   EXPECT_EQ(

@@ -127,7 +127,7 @@ std::string NeighbourInWords(const Judged& judged) {
 // Why a stall is longer than that of one page.
 std::string WindowsInWords(const Judged& judged, bool warm, const Side& stalls,
                            const Side& stalls_of_pages) {
-  const Side rate = judged.limits.Find(warm ? "pread" : "disk-direct", warm ? 1 : 8);
+  const Side rate = judged.limits.Find(warm ? "fill" : "fill-direct");
   if (!rate || !stalls || !stalls_of_pages) return "";
   constexpr double kWindowBytes = 2 << 20;
   return absl::StrFormat(
