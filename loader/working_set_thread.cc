@@ -159,9 +159,11 @@ void WorkingSetThread::LoadAttached() {
 
 // Windows in the page cache are claimed at once, and eager threads begin with them: there is no
 // disk for which their order would matter, and the guest would break them by having a page alone.
+// The first batch waits for no second.
 void WorkingSetThread::LookAhead() {
+  const size_t most = MayHurry() && begun_ > 0 ? kBatchesAhead : 1;
   size_t found = 0;
-  while (found < kNewBatches && ahead_.size() < (MayHurry() ? kBatchesAhead : 1)) {
+  while (found < kNewBatches && ahead_.size() < most) {
     const uint64_t bytes = MayHurry() && batch_bytes_ > 0
                                ? std::min(2 * batch_bytes_, kMaxBatchBytes)
                                : kMinBatchBytes;

@@ -89,8 +89,8 @@ absl::Status SetCacheState(const std::string& path, CacheState state) {
   if (extents.empty()) return absl::OkStatus();
   double share = 0;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    // To warm it, too: what has come page by page, in an earlier load, takes twice as long to copy as
-    // what has come by readahead.
+    // To warm it, too: what has come page by page, in an earlier load, takes twice as long to copy
+    // as what has come by readahead.
     fsync(file.get());  // only clean pages can be dropped
     posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
     if (state == CacheState::kWarm) ReadThrough(file.get(), extents);
