@@ -23,7 +23,8 @@ constexpr uint64_t kSpinNs = 40'000;
 constexpr unsigned kMaxVainSpins = 8;
 
 constexpr int64_t kWatchNs = 1'000'000'000;
-// The second look, before anything is believed to be lost.
+// So many more looks, this far apart, have to see somebody before anything is believed to be lost.
+constexpr unsigned kWatchesAgain = 10;
 constexpr int64_t kWatchAgainNs = 20'000'000;
 
 uint64_t RetryDelayNs(uint32_t attempts) {
@@ -96,7 +97,7 @@ void FaultThread::Run() {
   buffer_.Touch();
   int64_t retry_ns = kMinRetryNs;
   while (!stop_.load()) {
-    AwaitEvents(parked_count_ > 0 ? retry_ns : suspicious_ ? kWatchAgainNs : kWatchNs);
+    AwaitEvents(parked_count_ > 0 ? retry_ns : suspicions_ > 0 ? kWatchAgainNs : kWatchNs);
     // Taken first: whatever Sync() waits for, a larger buffer among it, was there in an earlier
     // round, or is seen in this one.
     const uint32_t ticket = sync_wanted_.load();
@@ -357,20 +358,27 @@ void FaultThread::WakeAll() {
 
 // Called between batches: each fault that was read is served, or left to whoever had claimed its
 // page, whose trip shows. With no trip under way, who still sleeps has been forgotten.
+//
+// Not all in the queue sleep. Whom a signal woke first, our wake does not take out of it: who then
+// waits for a processor, on a machine that has too few, stays there until it runs.
 void FaultThread::Watch() {
   const uint64_t now_ns = MonotonicNs();
-  const int64_t wait_ns = suspicious_ ? kWatchAgainNs : kWatchNs;
+  const int64_t wait_ns = suspicions_ > 0 ? kWatchAgainNs : kWatchNs;
   if (now_ns - watched_ns_ < static_cast<uint64_t>(wait_ns)) return;
   watched_ns_ = now_ns;
-  const bool suspected_before = std::exchange(suspicious_, false);
+  const unsigned suspicions = std::exchange(suspicions_, 0);
   // Who waits for a page that cannot be had, while the VM is being stopped, is to go on waiting.
   if (parts_.vm_stop.stopped() || !parts_.loader.idle()) return;
-  const std::optional<FaultQueue::Sleepers> sleepers = queue_.Look();
-  if (!sleepers || sleepers->owed == 0) return;
-  suspicious_ = !suspected_before;
-  if (suspicious_) return;
-  parts_.stats.rescued.fetch_add(sleepers->owed, std::memory_order_relaxed);
+  const std::optional<FaultQueue::Sleepers> before = queue_.Look();
+  if (!before || before->owed == 0) return;
+  if (suspicions < kWatchesAgain) {
+    suspicions_ = suspicions + 1;
+    return;
+  }
   WakeAll();
+  const std::optional<FaultQueue::Sleepers> after = queue_.Look();
+  const uint64_t awake = after ? std::min(after->owed, before->owed) : 0;
+  parts_.stats.rescued.fetch_add(before->owed - awake, std::memory_order_relaxed);
 }
 
 }  // namespace ramjet

@@ -49,7 +49,7 @@ namespace ramjet {
 //
 // It is its own watchdog, too: once a second it asks the kernel whether somebody sleeps on a page
 // that nobody is working on. There is no way known for that to happen; but if it does, a vCPU would
-// hang for ever, so all are woken, and it is counted (LoadStats::rescued).
+// hang for ever, so after some more looks all are woken, and it is counted (LoadStats::rescued).
 //
 // Threads: created and destroyed by one thread; Sync() and Grow() may be called by any.
 class FaultThread {
@@ -123,7 +123,7 @@ class FaultThread {
   uint64_t served_ns_ = 0;   // when the last batch of faults was dealt with
   unsigned vain_spins_ = 0;  // in a row
   uint64_t watched_ns_ = 0;  // when it last looked
-  bool suspicious_ = false;  // what it saw then
+  unsigned suspicions_ = 0;  // how often, up to then, it saw somebody each time
   bool crowded_ = false;     // several faults were read at once
   int came_alone_ = 0;       // pages whose windows were wanted whole, since the last slow window
 

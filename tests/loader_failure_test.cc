@@ -1,5 +1,6 @@
 // What the disk, the kernel, the VM and we ourselves may do wrong, and what becomes of the guest.
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +13,8 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "loader/eager_queue.h"
@@ -395,6 +398,51 @@ TEST(Failure, Invariant4AFaultThatIsLostIsFoundByTheWatchdogAndCounted) {
   guest.join();
   EXPECT_EQ(stats.rescued, 1u);
   ASSERT_TRUE(uffd->Unregister(memory.addr(), memory.length()).ok());
+}
+
+// The calling thread, on the first processor that it may use; false: that is its only one.
+bool StayOnOneProcessor() {
+  cpu_set_t usable;
+  sched_getaffinity(0, sizeof usable, &usable);
+  if (CPU_COUNT(&usable) < 2) return false;
+  size_t first = 0;
+  while (!CPU_ISSET(first, &usable)) ++first;
+  CPU_ZERO(&usable);
+  CPU_SET(first, &usable);
+  return sched_setaffinity(0, sizeof usable, &usable) == 0;
+}
+
+// Woken by a signal, and by us only then, a thread stays in the kernel's queue until it has a
+// processor. On a busy machine that took so long that it was counted as a fault that is lost.
+TEST(Failure, Invariant4WhoWaitsForAProcessorIsNotTakenForLost) {
+  SKIP_WITHOUT_USERFAULTFD();
+  struct sigaction action = {};
+  action.sa_handler = OnSignal;
+  ASSERT_EQ(sigaction(SIGUSR1, &action, nullptr), 0);
+  OneBlockLoad load(64, {{0, 64}}, MemoryKind::kPrivate);
+  load.source->Hold(5);
+  std::atomic<bool> there_are_more{true};
+  std::thread guest([&] {
+    const sched_param none{};
+    sched_setscheduler(0, SCHED_IDLE, &none);
+    there_are_more = StayOnOneProcessor();
+    EXPECT_TRUE(load.memory.HoldsPattern(5));
+  });
+  load.source->AwaitHeld(5);
+  const absl::Time end = absl::Now() + absl::Milliseconds(1600);  // until after all of its looks
+  std::vector<std::thread> others;
+  for (int i = 0; i < 3; ++i) {
+    others.emplace_back([end] {
+      StayOnOneProcessor();
+      while (absl::Now() < end) continue;
+    });
+  }
+  pthread_kill(guest.native_handle(), SIGUSR1);
+  load.source->Release(5);
+  for (std::thread& other : others) other.join();
+  guest.join();
+  if (!there_are_more) GTEST_SKIP() << "there is one processor, which the loader needs, too";
+  EXPECT_EQ(load.loader->stats().rescued, 0u);
 }
 
 }  // namespace

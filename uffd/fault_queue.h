@@ -17,7 +17,9 @@ class FaultQueue {
  public:
   struct Sleepers {
     uint64_t unread;  // their events have not been read yet
-    uint64_t owed;    // their events have been read, and nobody has woken them since
+    // Their events have been read, and nobody has woken them since; or a signal had woken them
+    // before, and they have not run yet.
+    uint64_t owed;
   };
 
   // `uffd` outlives the queue. Without /proc there is nothing to look at, and Look() says so.
