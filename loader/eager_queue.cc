@@ -24,6 +24,18 @@ std::optional<EagerQueue::Window> EagerQueue::Next() {
     if (bytes_per_s_ == 0 || absl::Now() >= next_at_) break;
     mu_.AwaitWithDeadline(absl::Condition(&closed_), next_at_);
   }
+  return TakeNext();
+}
+
+std::optional<EagerQueue::Window> EagerQueue::TryNext() {
+  absl::MutexLock lock(&mu_);
+  if (closed_) return std::nullopt;
+  if (std::optional<Window> first = TakeFirst()) return first;
+  if (!HasNextOrClosed() || (bytes_per_s_ > 0 && absl::Now() < next_at_)) return std::nullopt;
+  return TakeNext();
+}
+
+EagerQueue::Window EagerQueue::TakeNext() {
   std::optional<Window> window = NextHinted();
   if (!window) window.emplace(NextInOrder());
   if (bytes_per_s_ > 0) {
@@ -31,7 +43,7 @@ std::optional<EagerQueue::Window> EagerQueue::Next() {
     next_at_ = std::max(absl::Now(), next_at_) +
                absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_s_));
   }
-  return window;
+  return *std::move(window);
 }
 
 EagerQueue::Window EagerQueue::NextInOrder() {

@@ -91,6 +91,8 @@ class EagerQueue {
 
   // Waits until there is a window or the queue is closed: nullopt.
   std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
+  // The same for who has something else to do: nullopt, too, if there is none just now.
+  std::optional<Window> TryNext() ABSL_LOCKS_EXCLUDED(mu_);
 
   void Close() ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -109,6 +111,7 @@ class EagerQueue {
   std::optional<Window> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Window Extract(std::map<uint64_t, First>::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Window> NextHinted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Window TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -31,10 +31,18 @@ void EagerThread::Run() {
   parts_.queue.DecideHuge();
   while (!spare_ || parts_.pacer.waits_for_disk()) {
     if (windows_.LoadOffered()) continue;
-    std::optional<EagerQueue::Window> window = parts_.queue.Next();
-    if (!window) return;
-    windows_.LoadWindow(*std::move(window));
+    const bool others_come = windows_.any_begun();
+    std::optional<EagerQueue::Window> window =
+        others_come ? parts_.queue.TryNext() : parts_.queue.Next();
+    if (window) {
+      windows_.LoadWindow(*std::move(window));
+    } else if (others_come) {
+      windows_.EndOldest();
+    } else {
+      return;
+    }
   }
+  while (windows_.any_begun()) windows_.EndOldest();
 }
 
 }  // namespace ramjet

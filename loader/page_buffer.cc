@@ -95,6 +95,12 @@ HugeStaging::HugeStaging(HugeStaging&& other) noexcept
     : reservation_(std::exchange(other.reservation_, nullptr)),
       memory_(std::exchange(other.memory_, nullptr)) {}
 
+HugeStaging& HugeStaging::operator=(HugeStaging&& other) noexcept {
+  std::swap(reservation_, other.reservation_);
+  std::swap(memory_, other.memory_);
+  return *this;
+}
+
 HugeStaging::~HugeStaging() {
   if (reservation_ != nullptr) munmap(reservation_, 2 * kBytes);
 }

@@ -48,7 +48,7 @@ class HugeStaging {
 
   static absl::StatusOr<HugeStaging> Create();
   HugeStaging(HugeStaging&& other) noexcept;
-  HugeStaging& operator=(HugeStaging&&) = delete;
+  HugeStaging& operator=(HugeStaging&& other) noexcept;
   ~HugeStaging();
 
   // Zero wherever nothing was written since the last Renew(). REQUIRES: fit().

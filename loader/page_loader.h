@@ -16,6 +16,7 @@
 #include "loader/vm_stop.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/page_source.h"
+#include "mappedram/read_queue.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
@@ -103,6 +104,17 @@ class PageLoader {
   void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);
 
+  // LoadAheadHuge() for a run whose content is on its way to `staging`, in a slot of `queue`.
+  struct Begun {
+    RamBlock* block;
+    PageRun run;
+    RamBlock::Extent request;
+  };
+  // nullopt: nothing has begun, for it is no single request to a disk, or would hold others up.
+  std::optional<Begun> BeginAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
+                                      ReadQueue& queue, size_t slot) const;
+  void EndAheadHuge(const Begun& begun, HugeStaging& staging, ReadQueue& queue, size_t slot);
+
   // Such a run: all of it, or nothing if something of it is claimed already.
   std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);
   void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
@@ -147,6 +159,8 @@ class PageLoader {
                     std::atomic<uint64_t>* also = nullptr);
   void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
                   std::atomic<uint64_t>* also = nullptr);
+  void InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,
+                        HugeStaging& staging, std::atomic<uint64_t>* also);
   Moved MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content, const MoveCounts& counts);
   Whole InstallFaultedHuge(ClaimedWindow window, const absl::Status& read, HugeStaging& staging,
                            const MoveCounts& counts);

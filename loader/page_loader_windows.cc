@@ -20,8 +20,42 @@ namespace ramjet {
 
 void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                                std::atomic<uint64_t>* also) {
+  const absl::Status read = ReadStored(parts_.bulk, block, run, staging.memory().data());
+  InstallAheadHuge(block, run, read, staging, also);
+}
+
+std::optional<PageLoader::Begun> PageLoader::BeginAheadHuge(RamBlock& block, PageRun run,
+                                                            HugeStaging& staging, ReadQueue& queue,
+                                                            size_t slot) const {
+  const uint64_t start = block.BytesOf(run.first);
+  const RamBlock::Extent request = NextRequest(block, run, start);
+  if (request.length == 0 || NextRequest(block, run, request.end()).length > 0) return std::nullopt;
+  const bool begun =
+      parts_.bulk.BeginRead(queue, slot, block.index(), request.offset,
+                            staging.memory().subspan(request.offset - start, request.length));
+  if (!begun) return std::nullopt;
+  return Begun{&block, run, request};
+}
+
+void PageLoader::EndAheadHuge(const Begun& begun, HugeStaging& staging, ReadQueue& queue,
+                              size_t slot) {
+  const RamBlock& block = *begun.block;
+  const RamBlock::Extent& request = begun.request;
+  const auto content =
+      staging.memory().subspan(request.offset - block.BytesOf(begun.run.first), request.length);
+  const absl::Status read =
+      parts_.bulk.EndRead(queue, slot, block.index(), request.offset, content);
+  if (read.ok()) {
+    ZeroGaps(block, begun.run, request, content.data());
+    Count(parts_.stats.queued, block.CountNonzero(begun.run));
+  }
+  InstallAheadHuge(*begun.block, begun.run, read, staging, nullptr);
+}
+
+void PageLoader::InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,
+                                  HugeStaging& staging, std::atomic<uint64_t>* also) {
   uint8_t* const content = staging.memory().data();
-  if (!ReadStored(parts_.bulk, block, run, content).ok()) {
+  if (!read.ok()) {
     LoadSingly(block, run, content, also);
     staging.Renew();
     return;

@@ -14,6 +14,10 @@ constexpr int64_t kDiskBytesPerNs = 4;
 // A guest that faults more often than this does little else than wait for pages.
 constexpr int64_t kFaultIntervalNs = 500'000;
 
+// And one that has not faulted for so long, since its load began or since its last fault, has other
+// things to do.
+constexpr int64_t kQuietNs = 30'000'000;
+
 }  // namespace
 
 absl::Status ReadPacer::Demand::ReadPages(size_t block, uint64_t offset,
@@ -32,7 +36,7 @@ absl::Status ReadPacer::DemandBulk::ReadPages(size_t block, uint64_t offset,
 absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
                                         absl::Span<uint8_t> buffer) const {
   while (!buffer.empty()) {
-    const uint64_t piece_bytes = pacer_.NextPieceBytes();
+    const uint64_t piece_bytes = std::min(pacer_.NextBytes(), kMaxPieceBytes);
     const absl::Span<uint8_t> piece = buffer.first(std::min<uint64_t>(piece_bytes, buffer.size()));
     std::unique_lock<std::mutex> turn(pacer_.turn_, std::defer_lock);
     if (piece_bytes < kMaxPieceBytes && pacer_.slow_.load(std::memory_order_relaxed)) turn.lock();
@@ -44,19 +48,43 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
   return absl::OkStatus();
 }
 
-uint64_t ReadPacer::NextPieceBytes() {
+bool ReadPacer::Bulk::BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                                absl::Span<uint8_t> buffer) const {
+  // What comes from the page cache comes by a copy, for which somebody has to be there.
+  if (!pacer_.slow_.load(std::memory_order_relaxed)) return false;
+  if (pacer_.bytes_.load(std::memory_order_relaxed) < kMaxPieceBytes) return false;
+  const uint64_t most = pacer_.NextBytes();
+  const uint64_t queued = pacer_.queued_bytes_.fetch_add(buffer.size(), std::memory_order_relaxed);
+  if (most > kMaxPieceBytes && queued + buffer.size() <= most &&
+      pacer_.bulk_source_.BeginRead(queue, slot, block, offset, buffer)) {
+    return true;
+  }
+  pacer_.queued_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
+  return false;
+}
+
+absl::Status ReadPacer::Bulk::EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                                      absl::Span<uint8_t> buffer) const {
+  absl::Status read = pacer_.bulk_source_.EndRead(queue, slot, block, offset, buffer);
+  pacer_.queued_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
+  return read;
+}
+
+uint64_t ReadPacer::NextBytes() {
   const uint64_t begun = demands_begun_.load(std::memory_order_relaxed);
   const auto faults =
       static_cast<int64_t>(begun - demands_seen_.exchange(begun, std::memory_order_relaxed));
   const int64_t now_ns = absl::GetCurrentTimeNanos();
   const int64_t passed_ns = now_ns - last_piece_ns_.exchange(now_ns, std::memory_order_relaxed);
-  uint64_t bytes = piece_bytes_.load(std::memory_order_relaxed);
+  uint64_t bytes = bytes_.load(std::memory_order_relaxed);
+  if (faults > 0) busy_ns_.store(now_ns, std::memory_order_relaxed);
+  const bool quiet = now_ns - busy_ns_.load(std::memory_order_relaxed) > kQuietNs;
   if (faults * kFaultIntervalNs > passed_ns) {
     bytes = kMinPieceBytes;
-  } else if (faults == 0) {
-    bytes = std::min(bytes * 2, kMaxPieceBytes);
+  } else {
+    bytes = std::min(faults == 0 ? bytes * 2 : bytes, quiet ? kMaxQueuedBytes : kMaxPieceBytes);
   }
-  piece_bytes_.store(bytes, std::memory_order_relaxed);
+  bytes_.store(bytes, std::memory_order_relaxed);
   return bytes;
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "mappedram/page_source.h"
 
@@ -22,6 +23,9 @@ namespace ramjet {
 // to be as slow as a disk, one piece is read at a time, however many threads load ahead. What comes
 // from the page cache queues nowhere, and is not held up.
 //
+// Once no fault has come for a while, bulk reads may also be under way without anybody waiting for
+// them (BeginRead()): so much that the disk never rests, and no more than a fault can wait for.
+//
 // The demand sides take no lock and wait for nothing but the disk.
 //
 // Threads: all faces may be used by any number of threads.
@@ -29,6 +33,7 @@ class ReadPacer {
  public:
   static constexpr uint64_t kMinPieceBytes = 256 << 10;
   static constexpr uint64_t kMaxPieceBytes = 2 << 20;
+  static constexpr uint64_t kMaxQueuedBytes = 8 << 20;  // under way, of those that have begun
 
   // Two ways to the same pages, both of which outlive the pacer.
   ReadPacer(const PageSource& demand_source, const PageSource& bulk_source)
@@ -36,7 +41,8 @@ class ReadPacer {
         bulk_source_(bulk_source),
         demand_(*this),
         demand_bulk_(*this),
-        bulk_(*this) {}
+        bulk_(*this),
+        busy_ns_(absl::GetCurrentTimeNanos()) {}
   ReadPacer(const ReadPacer&) = delete;
   ReadPacer& operator=(const ReadPacer&) = delete;
 
@@ -80,6 +86,10 @@ class ReadPacer {
     explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    bool BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                   absl::Span<uint8_t> buffer) const override;
+    absl::Status EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                         absl::Span<uint8_t> buffer) const override;
     void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
       pacer_.demand_source_.Prefetch(block, offset, length);
     }
@@ -91,7 +101,7 @@ class ReadPacer {
     ReadPacer& pacer_;
   };
 
-  uint64_t NextPieceBytes();
+  uint64_t NextBytes();
   absl::Status ReadPiece(size_t block, uint64_t offset, absl::Span<uint8_t> piece);
 
   const PageSource& demand_source_;
@@ -104,10 +114,13 @@ class ReadPacer {
   std::atomic<uint64_t> demands_begun_{0};  // so far
   std::atomic<uint64_t> demands_seen_{0};   // of those, when the last piece began
   std::atomic<int64_t> last_piece_ns_{0};   // when that was
-  // Grows from the smallest on, for a guest's first faults come right after its resume.
-  std::atomic<uint64_t> piece_bytes_{kMinPieceBytes};
-  std::atomic<bool> slow_{true};  // the last piece came as from a disk
-  std::mutex turn_;               // of bulk reads while they come one at a time
+  std::atomic<int64_t> busy_ns_;            // when there was a demand last, as far as was seen
+  // That may be under way: of one piece up to its maximum, and above that, of many. Grows from the
+  // smallest on, for a guest's first faults come right after its resume.
+  std::atomic<uint64_t> bytes_{kMinPieceBytes};
+  std::atomic<uint64_t> queued_bytes_{0};  // begun, and not ended
+  std::atomic<bool> slow_{true};           // the last piece came as from a disk
+  std::mutex turn_;                        // of bulk reads while they come one at a time
 };
 
 }  // namespace ramjet

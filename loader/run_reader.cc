@@ -5,28 +5,38 @@
 
 namespace ramjet {
 
+RamBlock::Extent NextRequest(const RamBlock& block, PageRun run, uint64_t offset) {
+  RamBlock::Extent request = block.FindStored(run, offset);
+  if (request.length == 0) return request;
+  for (auto next = block.FindStored(run, request.end());
+       next.length > 0 && next.offset - request.end() <= kMaxReadGapBytes;
+       next = block.FindStored(run, request.end())) {
+    request.length = next.end() - request.offset;
+  }
+  return request;
+}
+
+void ZeroGaps(const RamBlock& block, PageRun run, const RamBlock::Extent& request,
+              uint8_t* content) {
+  for (uint64_t filled = request.offset; filled < request.end();) {
+    const RamBlock::Extent extent = block.FindStored(run, filled);
+    const uint64_t gap_end =
+        extent.length > 0 ? std::min(extent.offset, request.end()) : request.end();
+    std::memset(content + (filled - request.offset), 0, gap_end - filled);
+    filled = extent.length > 0 ? extent.end() : gap_end;
+  }
+}
+
 absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun run,
                         uint8_t* content, ReadWay way) {
   const uint64_t start = block.BytesOf(run.first);
-  for (auto extent = block.FindStored(run, start); extent.length > 0;) {
-    const uint64_t first = extent.offset;
-    uint64_t end = extent.end();
-    RamBlock::Extent next = block.FindStored(run, end);
-    for (; next.length > 0 && next.offset - end <= kMaxReadGapBytes;
-         next = block.FindStored(run, end)) {
-      end = next.end();
-    }
+  for (auto request = NextRequest(block, run, start); request.length > 0;
+       request = NextRequest(block, run, request.end())) {
+    uint8_t* const to = content + (request.offset - start);
     absl::Status read =
-        (source.*way)(block.index(), first, absl::MakeSpan(content + (first - start), end - first));
+        (source.*way)(block.index(), request.offset, absl::MakeSpan(to, request.length));
     if (!read.ok()) return read;
-    // What the file holds where it should hold nothing may be anything.
-    for (uint64_t filled = extent.end(); filled < end; filled = extent.end()) {
-      extent = block.FindStored(run, filled);
-      const uint64_t gap_end = extent.length > 0 ? std::min(extent.offset, end) : end;
-      std::memset(content + (filled - start), 0, gap_end - filled);
-      if (extent.length == 0) break;
-    }
-    extent = next;
+    ZeroGaps(block, run, request, to);
   }
   return absl::OkStatus();
 }

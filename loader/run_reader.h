@@ -20,6 +20,15 @@ inline constexpr uint64_t kMaxReadGapBytes = 32 << 10;
 // How a source is read: ReadPages() or ReadCached().
 using ReadWay = absl::Status (PageSource::*)(size_t, uint64_t, absl::Span<uint8_t>) const;
 
+// The stretch of the block that is to be read next, from `offset` on, for the stored extents of
+// `run`; empty: there is none. In bytes.
+RamBlock::Extent NextRequest(const RamBlock& block, PageRun run, uint64_t offset);
+
+// Zeros what lies between stored extents in `request`, of which `content` is the content: what the
+// file holds where it should hold nothing may be anything.
+void ZeroGaps(const RamBlock& block, PageRun run, const RamBlock::Extent& request,
+              uint8_t* content);
+
 // Fills `content`, run.count pages of it, with the stored extents of `run`; what lies between them
 // stays as it was, or is zero. By any thread. Errors are the source's.
 absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun run,

@@ -15,13 +15,11 @@ Json OrNull(absl::Duration duration) {
 }
 
 Json PageCountsJson(const StatsContent& content, const LoadStats& stats) {
-  return {{"total", content.lazy_pages},
-          {"eager", stats.eager.load()},
-          {"working_set", stats.working_set.load()},
-          {"faulted", stats.faulted.load()},
-          {"zero", content.lazy_pages - content.lazy_nonzero_pages},
-          {"removed", stats.removed.load()},
-          {"poisoned", stats.poisoned.load()}};
+  return {
+      {"total", content.lazy_pages},     {"eager", stats.eager.load()},
+      {"queued", stats.queued.load()},   {"working_set", stats.working_set.load()},
+      {"faulted", stats.faulted.load()}, {"zero", content.lazy_pages - content.lazy_nonzero_pages},
+      {"removed", stats.removed.load()}, {"poisoned", stats.poisoned.load()}};
 }
 
 Json FaultsJson(const LatencyHistogram& faults) {

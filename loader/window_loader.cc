@@ -22,10 +22,36 @@ void WindowLoader::LoadWindow(EagerQueue::Window window) {
     loader_.LoadAheadHuge(*std::move(window.claim), *staging_, &stats_.working_set);
   } else if (IsHugeWindow(block, window.run, queue_.DecideHuge(block)) &&
              !block.AnyClaimed(window.run) && HaveStaging()) {
-    loader_.LoadAheadHuge(block, window.run, *staging_);
+    while (!Begin(block, window.run)) {
+      if (begun_ == 0) return loader_.LoadAheadHuge(block, window.run, *staging_);
+      EndOldest();  // in whose way it is, perhaps
+    }
   } else {
     LoadRuns(block, window.run);  // where something is there already, it cannot arrive whole
   }
+}
+
+// REQUIRES: HaveStaging().
+bool WindowLoader::Begin(RamBlock& block, PageRun run) {
+  if (begun_ == slots_.size()) return false;
+  for (size_t i = 0; i < begun_; ++i) {
+    const PageLoader::Begun& other = *slots_[(oldest_ + i) % slots_.size()].window;
+    if (other.block == &block && other.run == run) return true;  // somebody touches it
+  }
+  const size_t at = (oldest_ + begun_) % slots_.size();
+  Slot& slot = slots_[at];
+  slot.window = loader_.BeginAheadHuge(block, run, *staging_, reads_, at);
+  if (!slot.window) return false;
+  slot.staging.swap(staging_);
+  ++begun_;
+  return true;
+}
+
+void WindowLoader::EndOldest() {
+  Slot& slot = slots_[oldest_];
+  loader_.EndAheadHuge(*slot.window, *slot.staging, reads_, oldest_);
+  oldest_ = (oldest_ + 1) % slots_.size();
+  --begun_;
 }
 
 bool WindowLoader::LoadOffered() {

@@ -2,7 +2,9 @@
 #ifndef RAMJET_LOADER_WINDOW_LOADER_H_
 #define RAMJET_LOADER_WINDOW_LOADER_H_
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -14,6 +16,7 @@
 #include "loader/ram_block.h"
 #include "loader/window_offers.h"
 #include "mappedram/page_bitmap.h"
+#include "mappedram/read_queue.h"
 
 namespace ramjet {
 
@@ -29,7 +32,14 @@ class WindowLoader {
       : loader_(loader), queue_(queue), stats_(stats) {}
 
   // Without the memory for it, a claimed window is put back into the queue: its pages come singly.
+  // One from a disk may only have begun to come when this returns, so that the disk has the next
+  // before it has brought this one.
   void LoadWindow(EagerQueue::Window window);
+
+  // Whether windows have begun to come, and are still to be waited for.
+  bool any_begun() const { return begun_ > 0; }
+  // Waits for the first of them, and loads it. REQUIRES: any_begun().
+  void EndOldest();
 
   // A window that somebody waits for and nobody has begun (EagerQueue::offers()): all of it if the
   // page cache still has it, else the page alone, and the window is put back. False: there is none.
@@ -40,6 +50,13 @@ class WindowLoader {
   void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also = nullptr);
 
  private:
+  // Of reads_, with the memory that it reads to.
+  struct Slot {
+    std::optional<HugeStaging> staging;
+    std::optional<PageLoader::Begun> window;
+  };
+
+  bool Begin(RamBlock& block, PageRun run);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
 
@@ -49,6 +66,11 @@ class WindowLoader {
   std::optional<PageBuffer> buffer_;
   std::optional<HugeStaging> staging_;
   bool staging_refused_ = false;
+
+  ReadQueue reads_;
+  std::array<Slot, ReadQueue::kMost> slots_;
+  size_t oldest_ = 0;  // that has begun; from there on, in turn, are
+  size_t begun_ = 0;   // so many
 };
 
 }  // namespace ramjet

@@ -65,9 +65,7 @@ BulkReader::~BulkReader() {
 }
 
 absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
-  const bool past_cache =
-      buffer.size() >= kMinDirectBytes &&
-      (direct_ == DirectReads::kNever || CachedBytes(offset, buffer.size()) < buffer.size() / 2);
+  const bool past_cache = IsPastCache(offset, buffer.size());
   while (past_cache && buffer.size() >= kMinDirectBytes) {
     const uint64_t done = ReadDirect(offset, buffer);
     if (done == 0) break;  // whatever is the matter, the plain way says it, or does it
@@ -75,6 +73,24 @@ absl::Status BulkReader::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) con
     buffer.remove_prefix(done);
   }
   return file_.ReadAt(offset, buffer);
+}
+
+bool BulkReader::IsPastCache(uint64_t offset, uint64_t length) const {
+  return length >= kMinDirectBytes &&
+         (direct_ == DirectReads::kNever || CachedBytes(offset, length) < length / 2);
+}
+
+bool BulkReader::Begin(ReadQueue& queue, size_t slot, uint64_t offset,
+                       absl::Span<uint8_t> buffer) const {
+  if (direct_unit_ == 0 || !IsPastCache(offset, buffer.size())) return false;
+  const uint64_t length = DirectBytes(offset, buffer);
+  return length > 0 && queue.Begin(slot, fd_, offset, buffer.first(length));
+}
+
+absl::Status BulkReader::End(ReadQueue& queue, size_t slot, uint64_t offset,
+                             absl::Span<uint8_t> buffer) const {
+  const uint64_t done = queue.Await(slot);
+  return done == buffer.size() ? absl::OkStatus() : ReadAt(offset + done, buffer.subspan(done));
 }
 
 uint64_t BulkReader::CachedBytes(uint64_t offset, uint64_t length) const {
@@ -90,14 +106,18 @@ uint64_t BulkReader::CachedBytes(uint64_t offset, uint64_t length) const {
   return preadv2(file_.fd(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1 ? length : 0;
 }
 
-// How much was read by our own descriptor; 0 where it cannot.
-uint64_t BulkReader::ReadDirect(uint64_t offset, absl::Span<uint8_t> buffer) const {
+// How much of it our own descriptor can read in one go.
+uint64_t BulkReader::DirectBytes(uint64_t offset, absl::Span<const uint8_t> buffer) const {
   if (fd_ < 0) return 0;
-  uint64_t length = buffer.size();
-  if (direct_unit_ > 0) {
-    if ((offset | reinterpret_cast<uintptr_t>(buffer.data())) % direct_unit_ != 0) return 0;
-    length -= length % direct_unit_;
-  }
+  if (direct_unit_ == 0) return buffer.size();
+  if ((offset | reinterpret_cast<uintptr_t>(buffer.data())) % direct_unit_ != 0) return 0;
+  return buffer.size() - buffer.size() % direct_unit_;
+}
+
+// How much was read by it; 0 where it cannot.
+uint64_t BulkReader::ReadDirect(uint64_t offset, absl::Span<uint8_t> buffer) const {
+  const uint64_t length = DirectBytes(offset, buffer);
+  if (length == 0) return 0;
   const ssize_t got = pread(fd_, buffer.data(), length, static_cast<off_t>(offset));
   return static_cast<uint64_t>(std::max<ssize_t>(got, 0));
 }

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "mappedram/file.h"
+#include "mappedram/read_queue.h"
 
 namespace ramjet {
 
@@ -37,10 +38,19 @@ class BulkReader {
   // address are multiples of the disk's unit.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
 
+  // Begins what ReadAt() does, if it is to come straight from the disk; false: it is not, and
+  // nothing has begun.
+  bool Begin(ReadQueue& queue, size_t slot, uint64_t offset, absl::Span<uint8_t> buffer) const;
+  // Waits for its end. The rest is as for ReadAt(), of which it is the second half.
+  absl::Status End(ReadQueue& queue, size_t slot, uint64_t offset,
+                   absl::Span<uint8_t> buffer) const;
+
   // How many of these bytes the page cache has; 0 if ReadAt() would not take them from there.
   uint64_t CachedBytes(uint64_t offset, uint64_t length) const;
 
  private:
+  bool IsPastCache(uint64_t offset, uint64_t length) const;
+  uint64_t DirectBytes(uint64_t offset, absl::Span<const uint8_t> buffer) const;
   uint64_t ReadDirect(uint64_t offset, absl::Span<uint8_t> buffer) const;
 
   const File& file_;

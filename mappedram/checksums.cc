@@ -307,6 +307,12 @@ absl::Status CheckedSource::ReadPages(size_t block, uint64_t offset,
   return checksums_.Check(source_, block, offset, buffer);
 }
 
+absl::Status CheckedSource::EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                                    absl::Span<uint8_t> buffer) const {
+  absl::Status read = source_.EndRead(queue, slot, block, offset, buffer);
+  return read.ok() ? checksums_.Check(source_, block, offset, buffer) : read;
+}
+
 absl::Status CheckedSource::ReadCached(size_t block, uint64_t offset,
                                        absl::Span<uint8_t> buffer) const {
   if (absl::Status read = source_.ReadCached(block, offset, buffer); !read.ok()) return read;

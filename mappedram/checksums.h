@@ -135,6 +135,12 @@ class CheckedSource : public PageSource {
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   // Waits for a disk where a run of pages is not all in the bytes.
   absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
+  bool BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                 absl::Span<uint8_t> buffer) const override {
+    return source_.BeginRead(queue, slot, block, offset, buffer);
+  }
+  absl::Status EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                       absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override {
     source_.Prefetch(block, offset, length);
   }

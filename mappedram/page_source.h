@@ -10,6 +10,8 @@
 
 namespace ramjet {
 
+class ReadQueue;
+
 // Reads snapshot pages. Snapshot is the real one; tests put a source that stalls, fails or waits in
 // its place.
 //
@@ -31,6 +33,20 @@ class PageSource {
   // As ReadPages(), but Unavailable where it would have to wait for a disk, as far as that can be
   // told.
   virtual absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
+    return ReadPages(block, offset, buffer);
+  }
+
+  // Begins what ReadPages() would do, in a slot of `queue`, and does not wait for it; false:
+  // nothing has begun, and ReadPages() it is. `buffer` is not to be touched until EndRead().
+  virtual bool BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                         absl::Span<uint8_t> buffer) const {
+    (void)queue, (void)slot, (void)block, (void)offset, (void)buffer;
+    return false;
+  }
+  // Waits for what has begun, with the same arguments; once.
+  virtual absl::Status EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                               absl::Span<uint8_t> buffer) const {
+    (void)queue, (void)slot;
     return ReadPages(block, offset, buffer);
   }
 

@@ -96,6 +96,25 @@ absl::Status Snapshot::Bulk::ReadPages(size_t block, uint64_t offset,
   return snapshot.ReadPagesBy(*reader, block, offset, buffer);
 }
 
+bool Snapshot::Bulk::BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                               absl::Span<uint8_t> buffer) const {
+  const SnapshotBlock& from = snapshot.blocks()[block];
+  return from.in_file() && reader->Begin(queue, slot, from.pages_offset + offset, buffer);
+}
+
+absl::Status Snapshot::Bulk::EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                                     absl::Span<uint8_t> buffer) const {
+  struct Begun {
+    absl::Status ReadAt(uint64_t at, absl::Span<uint8_t> bytes) const {
+      return reader.End(queue, slot, at, bytes);
+    }
+    const BulkReader& reader;
+    ReadQueue& queue;
+    const size_t slot;
+  };
+  return snapshot.ReadPagesBy(Begun{*reader, queue, slot}, block, offset, buffer);
+}
+
 uint64_t Snapshot::Bulk::CachedBytes(size_t block, uint64_t offset, uint64_t length) const {
   const SnapshotBlock& from = snapshot.blocks()[block];
   return from.in_file() ? reader->CachedBytes(from.pages_offset + offset, length) : 0;

@@ -69,6 +69,10 @@ class Snapshot : public PageSource {
     explicit Bulk(const Snapshot& owner) : snapshot(owner) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    bool BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                   absl::Span<uint8_t> buffer) const override;
+    absl::Status EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
+                         absl::Span<uint8_t> buffer) const override;
     uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const override;
 
     const Snapshot& snapshot;

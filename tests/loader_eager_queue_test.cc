@@ -74,6 +74,29 @@ TEST(EagerQueue, TheWindowOfALateHintComesFirstAndOnlyWhileItHasSomethingToLoad)
   EXPECT_EQ(NextRun(queue), (PageRun{kWindowPages, kWindowPages}));
 }
 
+TEST(EagerQueue, WhoHasSomethingElseToDoIsNotKept) {
+  RamBlock block = Block(0, kHost, 3 * kWindowPages, {{0, 3 * kWindowPages}});
+  EagerQueue queue(1);
+  EXPECT_FALSE(queue.TryNext().has_value());
+  queue.Add(block, HugePages::kNever);
+  queue.Hold();
+  EXPECT_FALSE(queue.TryNext().has_value());
+  queue.PutFirst({.block = &block, .run = {kWindowPages, kWindowPages}});
+  EXPECT_EQ(queue.TryNext()->run.first, kWindowPages);
+  queue.Release();
+  EXPECT_EQ(queue.TryNext()->run.first, 0u);
+  queue.Close();
+  EXPECT_FALSE(queue.TryNext().has_value());
+}
+
+TEST(EagerQueue, WhatIsLimitedIsNotGivenEarlierToWhoDoesNotWait) {
+  RamBlock block = Block(0, kHost, 3 * kWindowPages, {{0, 3 * kWindowPages}});
+  EagerQueue queue(1, /*bytes_per_s=*/1);
+  queue.Add(block, HugePages::kNever);
+  EXPECT_TRUE(queue.TryNext().has_value());
+  EXPECT_FALSE(queue.TryNext().has_value());
+}
+
 TEST(EagerQueue, HintsAtABlockThatIsNotThereYetAreForgotten) {
   RamBlock one = Block(0, kHost, kWindowPages, {{0, kWindowPages}});
   RamBlock two = Block(1, kHost + (1 << 30), 2 * kWindowPages, {{0, 2 * kWindowPages}});

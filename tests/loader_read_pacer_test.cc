@@ -2,9 +2,12 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "loader/read_pacer.h"
+#include "mappedram/read_queue.h"
 
 namespace ramjet {
 namespace {
@@ -30,11 +33,25 @@ class NotingSource : public PageSource {
     return absl::OkStatus();
   }
 
+  bool BeginRead(ReadQueue&, size_t, size_t, uint64_t, absl::Span<uint8_t>) const override {
+    return true;
+  }
+
   mutable std::atomic<bool> held_{false};
   mutable std::atomic<bool> release_{false};
   mutable uint64_t expected_offset_ = 0;
   mutable std::vector<uint64_t> pieces_;
   uint64_t fails_at_ = 0;
+};
+
+// As slow as a disk.
+class SlowSource : public NotingSource {
+ public:
+  absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override {
+    const absl::Time begun = absl::Now();
+    while (absl::Now() - begun < absl::Nanoseconds(buffer.size())) continue;
+    return NotingSource::ReadPages(block, offset, buffer);
+  }
 };
 
 constexpr uint64_t kMin = ReadPacer::kMinPieceBytes;
@@ -93,6 +110,51 @@ TEST(ReadPacer, BulkGoesOnWhileADemandReadStalls) {
   source.release_ = true;
   source.release_.notify_all();
   demand.join();
+}
+
+// So far as nobody has faulted for a while, which takes as long as it takes.
+bool BeginsSometime(const ReadPacer& pacer, ReadQueue& queue, absl::Span<uint8_t> buffer) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (absl::Now() < deadline) {
+    if (pacer.bulk().BeginRead(queue, 0, 2, 0, buffer)) return true;
+  }
+  return false;
+}
+
+TEST(ReadPacer, WithoutFaultsForAWhileReadsBeginWithoutBeingWaitedForUpToALimit) {
+  SlowSource source;
+  ReadPacer pacer(source, source);
+  ReadQueue queue;
+  std::vector<uint8_t> buffer(ReadPacer::kMaxPieceBytes);
+  EXPECT_FALSE(pacer.bulk().BeginRead(queue, 0, 2, 0, absl::MakeSpan(buffer))) << "at first";
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_TRUE(pacer.bulk().ReadPages(2, 0, absl::MakeSpan(buffer)).ok());
+  }
+  uint64_t begun = 0;
+  while (begun < ReadPacer::kMaxQueuedBytes) {
+    ASSERT_TRUE(BeginsSometime(pacer, queue, absl::MakeSpan(buffer))) << begun;
+    begun += buffer.size();
+  }
+  EXPECT_FALSE(pacer.bulk().BeginRead(queue, 0, 2, 0, absl::MakeSpan(buffer))) << "too much";
+  ASSERT_TRUE(pacer.bulk().EndRead(queue, 0, 2, 0, absl::MakeSpan(buffer)).ok());
+  EXPECT_TRUE(pacer.bulk().BeginRead(queue, 0, 2, 0, absl::MakeSpan(buffer)));
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(pacer.bulk().EndRead(queue, 0, 2, 0, absl::MakeSpan(buffer)).ok());
+  }
+  ASSERT_TRUE(pacer.demand().ReadPages(2, 0, {}).ok());
+  EXPECT_FALSE(pacer.bulk().BeginRead(queue, 0, 2, 0, absl::MakeSpan(buffer))) << "a fault";
+}
+
+TEST(ReadPacer, WhatComesFromThePageCacheIsWaitedFor) {
+  NotingSource source;
+  ReadPacer pacer(source, source);
+  ReadQueue queue;
+  std::vector<uint8_t> buffer(ReadPacer::kMaxPieceBytes);
+  const absl::Time begun = absl::Now();
+  while (absl::Now() - begun < absl::Milliseconds(50)) {
+    ASSERT_TRUE(pacer.bulk().ReadPages(2, 0, absl::MakeSpan(buffer)).ok());
+  }
+  EXPECT_FALSE(pacer.bulk().BeginRead(queue, 0, 2, 0, absl::MakeSpan(buffer)));
 }
 
 TEST(ReadPacer, AFailedPieceEndsTheRead) {

@@ -127,7 +127,10 @@ std::string WhyNoHugeWindows() {
 
 absl::Status FaultySource::ReadPages(size_t block, uint64_t offset,
                                      absl::Span<uint8_t> buffer) const {
+  const absl::Time begun = absl::Now();
   absl::Status status = snapshot_.ReadPages(block, offset, buffer);
+  const absl::Duration of_a_disk = absl::Nanoseconds(buffer.size());
+  while (queued_.load() && absl::Now() - begun < of_a_disk) continue;
   const PageRun run{offset / HostPageBytes(), buffer.size() / HostPageBytes()};
   absl::MutexLock lock(&mu_);
   if (const auto held = held_.lower_bound(run.first); held != held_.end() && *held < run.end()) {

@@ -9,6 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "mappedram/bulk_reader.h"
+#include "mappedram/read_queue.h"
 #include "tests/mappedram_testing.h"
 
 namespace ramjet {
@@ -61,10 +62,25 @@ class BulkReaderTest : public testing::TestWithParam<DirectReads> {
         << offset << " " << length << " " << into;
   }
 
+  // The same by Begin() and End(). Whether it has begun.
+  bool ExpectQueuedContent(const BulkReader& reader, uint64_t offset, uint64_t length,
+                           uint64_t into = 0) {
+    const absl::Span<uint8_t> buffer(memory_ + into, length);
+    std::fill(buffer.begin(), buffer.end(), uint8_t{0xee});
+    if (!reader.Begin(queue_, 1, offset, buffer)) return false;
+    const absl::Status read = reader.End(queue_, 1, offset, buffer);
+    EXPECT_TRUE(read.ok()) << read;
+    EXPECT_TRUE(std::equal(buffer.begin(), buffer.end(),
+                           reinterpret_cast<const uint8_t*>(content_.data()) + offset))
+        << offset << " " << length << " " << into;
+    return true;
+  }
+
   const std::string content_;
   const TempFile saved_;
   const File file_;
   uint8_t* memory_;
+  ReadQueue queue_;
 };
 
 TEST_P(BulkReaderTest, GivesTheFileWhateverTheAlignmentAndTheCache) {
@@ -87,6 +103,31 @@ TEST_P(BulkReaderTest, SaysWhenTheFileEndsEarly) {
   MakeCold();
   const absl::Status read = reader.ReadAt(4096, absl::MakeSpan(memory_, kFileBytes));
   EXPECT_EQ(read.code(), absl::StatusCode::kDataLoss) << read;
+}
+
+TEST_F(BulkReaderTest, OnlyWhatComesStraightFromTheDiskBegins) {
+  const BulkReader reader(file_, DirectReads::kAuto);
+  if (!MakeCold()) GTEST_SKIP() << "the file system of " << saved_.path() << " has no disk";
+  if (!ExpectQueuedContent(reader, 4096, 512 << 10)) {
+    GTEST_SKIP() << "the file system knows no O_DIRECT, or the system has no io_uring";
+  }
+  EXPECT_TRUE(ExpectQueuedContent(reader, 0, kFileBytes));  // of which the end is no whole block
+  EXPECT_FALSE(ExpectQueuedContent(reader, 17, 512 << 10));
+  EXPECT_FALSE(ExpectQueuedContent(reader, 0, 512 << 10, 5));
+  EXPECT_FALSE(ExpectQueuedContent(reader, 0, 4096));
+  EXPECT_FALSE(ExpectQueuedContent(BulkReader(file_, DirectReads::kNever), 0, 512 << 10));
+  ExpectContent(BulkReader(file_, DirectReads::kNever), 0, kFileBytes);  // and into the cache
+  EXPECT_FALSE(ExpectQueuedContent(reader, 4096, 512 << 10));
+  EXPECT_TRUE(ExpectQueuedContent(BulkReader(file_, DirectReads::kAlways), 4096, 512 << 10));
+}
+
+TEST_F(BulkReaderTest, WhatHasBegunSaysWhenTheFileEndsEarly) {
+  const BulkReader reader(file_, DirectReads::kAlways);
+  const absl::Span<uint8_t> buffer(memory_, 2 << 20);
+  if (!reader.Begin(queue_, 0, 4096, buffer)) {
+    GTEST_SKIP() << "the file system knows no O_DIRECT, or the system has no io_uring";
+  }
+  EXPECT_EQ(reader.End(queue_, 0, 4096, buffer).code(), absl::StatusCode::kDataLoss);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BulkReaderTest,
