@@ -637,6 +637,23 @@ TEST(BenchRatios, StallsWhileLoadingAheadAreJudgedPageByPageToo) {
   EXPECT_TRUE(ratios["fault p99, page by page: while loading ahead / without"].met);
 }
 
+TEST(BenchRatios, AStallOfAPageThatIsLongerMeanwhileSaysWhatItSharesWithWhatLoadsAhead) {
+  bench::Limits limits;
+  limits.Add("disk-direct", 8, 2.0);
+  limits.Add("fill", 1, 10.0);
+  limits.Add("fill", 2, 16.0);
+  const auto note = [&](const char* cache) {
+    const auto run = [cache](const char* contestant, double p99) {
+      return bench::Run{1, {contestant, "vm", "faults", cache}, {{"stall_p99", p99}}};
+    };
+    return JudgeRuns({run("ramjet-pages", 1e-3), run("ramjet-demand", 5e-5)},
+                     limits)["fault p99, page by page: while loading ahead / without"]
+        .note;
+  };
+  EXPECT_THAT(note("warm"), AllOf(HasSubstr("share "), HasSubstr("1.25 times")));
+  EXPECT_THAT(note("cold"), HasSubstr("0.13 ms"));
+}
+
 TEST(BenchRatios, OfTwoRoundsAreInDoubt) {
   EXPECT_THAT(Judge({0.9, 0.9}, {0.001, 0.001}), Each(Field(&Ratio::reliable, false)));
 }

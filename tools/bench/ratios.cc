@@ -136,6 +136,21 @@ std::string WindowsInWords(const Judged& judged, bool warm, const Side& stalls,
       kWindowBytes / rate->median / 1e6, rate->median, stalls->median, stalls_of_pages->median);
 }
 
+// Why the stall of a page is longer while others are loaded.
+std::string PagesInWords(const Judged& judged, bool warm) {
+  if (warm) {
+    return absl::StrFormat(
+               "The vCPUs, the thread that serves them and what loads ahead share %d processors. ",
+               judged.cpus) +
+           NeighbourInWords(judged);
+  }
+  const Side disk = judged.limits.Find("disk-direct", 8);
+  if (!disk) return "";
+  constexpr double kBefore = 256 << 10;  // of what loads ahead, while faults come
+  return absl::StrFormat("The disk may be busy with 256 KiB when a fault comes: %.2f ms. ",
+                         kBefore / disk->max / 1e6);
+}
+
 // Why a guest still faults for what its working set has.
 std::string SetInWords(const Side& with, const Side& without, const Side& page_by_page) {
   if (!with || !without) return "";
@@ -244,7 +259,8 @@ void AddVm(const Judged& judged, RatioList* list) {
                               list->Vm("ramjet-demand", "faults", "demand_faults")));
   list->Divide("fault p99, page by page: while loading ahead / without",
                list->Vm("ramjet-pages", "faults", "stall_p99"),
-               list->Vm("ramjet-demand", "faults", "stall_p99"), AtMost(3));
+               list->Vm("ramjet-demand", "faults", "stall_p99"), AtMost(3),
+               PagesInWords(judged, warm));
   const Side ws_faults = list->Vm("ramjet-ws", "read-25", "demand_faults");
   const Side faults = list->Vm("ramjet", "read-25", "demand_faults");
   const Side page_by_page = list->Vm("one-page", "read-25", "demand_faults");
