@@ -31,7 +31,7 @@ class EagerThread {
   // cache: then it would take a processor from a vCPU.
   static absl::StatusOr<std::unique_ptr<EagerThread>> Start(const Parts& parts, bool spare);
 
-  // REQUIRES: the queue is closed. Waits for the window in hand; PageLoader::Quit() shortens that.
+  // REQUIRES: the queue is closed. Waits for the windows in hand; PageLoader::Quit() shortens that.
   ~EagerThread() = default;
 
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }

@@ -366,9 +366,9 @@ void FaultThread::Watch() {
   const int64_t wait_ns = suspicions_ > 0 ? kWatchAgainNs : kWatchNs;
   if (now_ns - watched_ns_ < static_cast<uint64_t>(wait_ns)) return;
   watched_ns_ = now_ns;
-  const unsigned suspicions = std::exchange(suspicions_, 0);
   // Who waits for a page that cannot be had, while the VM is being stopped, is to go on waiting.
   if (parts_.vm_stop.stopped() || !parts_.loader.idle()) return;
+  const unsigned suspicions = std::exchange(suspicions_, 0);
   const std::optional<FaultQueue::Sleepers> before = queue_.Look();
   if (!before || before->owed == 0) return;
   if (suspicions < kWatchesAgain) {

@@ -29,7 +29,7 @@ std::optional<PageLoader::Begun> PageLoader::BeginAheadHuge(RamBlock& block, Pag
                                                             size_t slot) const {
   const uint64_t start = block.BytesOf(run.first);
   const RamBlock::Extent request = NextRequest(block, run, start);
-  if (request.length == 0 || NextRequest(block, run, request.end()).length > 0) return std::nullopt;
+  if (request.length == 0) return std::nullopt;  // all of it was discarded just now
   const bool begun =
       parts_.bulk.BeginRead(queue, slot, block.index(), request.offset,
                             staging.memory().subspan(request.offset - start, request.length));
@@ -45,11 +45,9 @@ void PageLoader::EndAheadHuge(const Begun& begun, HugeStaging& staging, ReadQueu
       staging.memory().subspan(request.offset - block.BytesOf(begun.run.first), request.length);
   const absl::Status read =
       parts_.bulk.EndRead(queue, slot, block.index(), request.offset, content);
-  if (read.ok()) {
-    ZeroGaps(block, begun.run, request, content.data());
-    Count(parts_.stats.queued, block.CountNonzero(begun.run));
-  }
-  InstallAheadHuge(*begun.block, begun.run, read, staging, nullptr);
+  if (read.ok()) ZeroGaps(block, begun.run, request, content.data());
+  InstallAheadHuge(*begun.block, begun.run, read, staging,
+                   read.ok() ? &parts_.stats.queued : nullptr);
 }
 
 void PageLoader::InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,

@@ -42,7 +42,8 @@
  *     caller's; those that come out are the library's, until the handle is closed unless something
  *     else is said.
  *  6. The library prints nothing, handles no signal (its threads block all of them), forks nothing
- *     and never exits. Its threads are called ramjet-*. It touches guest memory only through the
+ *     and never exits. Its threads are called ramjet-*; where it reads a disk through io_uring, the
+ *     kernel may add iou-wrk-*. It touches guest memory only through the
  *     kernel, so it needs no lock of yours; ramjet_read_block() and ramjet_save() alone go there.
  *  7. While a load is not complete, the attached memory must not be mremap()ed, and a child process
  *     that is forked sees zeros in pages that have not arrived: use MADV_DONTFORK. munmap() is
@@ -61,6 +62,8 @@
  *  9. Needs Linux 4.11 or later and the permission to serve page faults: read and write access to
  *     /dev/userfaultfd (Linux 6.1), or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1.
  *     Unreadable pages can be poisoned since 6.6; transparent huge pages arrive whole since 6.8.
+ *     A seccomp filter is to answer what it does not allow with an error (SECCOMP_RET_ERRNO):
+ *     without io_uring_setup(2) and cachestat(2) it goes on as on a kernel that has neither.
  *     Sources: Linux Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2),
  *     ioctl_userfaultfd(2).
  *
@@ -510,7 +513,7 @@ RAMJET_API int ramjet_collapse(ramjet *load);
 /* Ends the load of a guest that will never run again, without loading the rest. Memory of blocks
  * that are not complete becomes inaccessible (PROT_NONE), for it would read as zeros; whoever
  * sleeps on a page of it wakes up to a SIGSEGV (convention 8: in KVM_RUN), and ramjet_wait()
- * returns. Takes no longer than one read of the file; meanwhile nothing of the memory may be
+ * returns. Takes no longer than a few reads of the file; meanwhile nothing of the memory may be
  * unmapped. Harmless when the load is complete or was never begun, so that every VM may end by
  *
  *     ramjet_abandon(load);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <mutex>
 
-#include "absl/time/clock.h"
+#include "loader/load_stats.h"
 
 namespace ramjet {
 namespace {
@@ -14,8 +14,8 @@ constexpr int64_t kDiskBytesPerNs = 4;
 // A guest that faults more often than this does little else than wait for pages.
 constexpr int64_t kFaultIntervalNs = 500'000;
 
-// And one that has not faulted for so long, since its load began or since its last fault, has other
-// things to do.
+// And one that has not faulted for so long, since it began to be loaded or since its last fault,
+// has other things to do.
 constexpr int64_t kQuietNs = 30'000'000;
 
 }  // namespace
@@ -48,25 +48,30 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
   return absl::OkStatus();
 }
 
+// Leaves it to NextBytes() to draw conclusions.
 bool ReadPacer::Bulk::BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
                                 absl::Span<uint8_t> buffer) const {
+  if (pacer_.bytes_.load(std::memory_order_relaxed) <= kMaxPieceBytes ||
+      pacer_.demands_begun_.load(std::memory_order_relaxed) !=
+          pacer_.demands_seen_.load(std::memory_order_relaxed)) {
+    return false;
+  }
   // What comes from the page cache comes by a copy, for which somebody has to be there.
   if (!pacer_.slow_.load(std::memory_order_relaxed)) return false;
-  if (pacer_.bytes_.load(std::memory_order_relaxed) < kMaxPieceBytes) return false;
-  const uint64_t most = pacer_.NextBytes();
-  const uint64_t queued = pacer_.queued_bytes_.fetch_add(buffer.size(), std::memory_order_relaxed);
-  if (most > kMaxPieceBytes && queued + buffer.size() <= most &&
+  const uint64_t others =
+      pacer_.under_way_bytes_.fetch_add(buffer.size(), std::memory_order_relaxed);
+  if (others + buffer.size() <= kMaxQueuedBytes &&
       pacer_.bulk_source_.BeginRead(queue, slot, block, offset, buffer)) {
     return true;
   }
-  pacer_.queued_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
+  pacer_.under_way_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
   return false;
 }
 
 absl::Status ReadPacer::Bulk::EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
                                       absl::Span<uint8_t> buffer) const {
   absl::Status read = pacer_.bulk_source_.EndRead(queue, slot, block, offset, buffer);
-  pacer_.queued_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
+  pacer_.under_way_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
   return read;
 }
 
@@ -74,24 +79,29 @@ uint64_t ReadPacer::NextBytes() {
   const uint64_t begun = demands_begun_.load(std::memory_order_relaxed);
   const auto faults =
       static_cast<int64_t>(begun - demands_seen_.exchange(begun, std::memory_order_relaxed));
-  const int64_t now_ns = absl::GetCurrentTimeNanos();
-  const int64_t passed_ns = now_ns - last_piece_ns_.exchange(now_ns, std::memory_order_relaxed);
-  uint64_t bytes = bytes_.load(std::memory_order_relaxed);
-  if (faults > 0) busy_ns_.store(now_ns, std::memory_order_relaxed);
+  const auto now_ns = static_cast<int64_t>(MonotonicNs());
+  const int64_t last_ns = last_piece_ns_.exchange(now_ns, std::memory_order_relaxed);
+  if (faults > 0 || last_ns == 0) busy_ns_.store(now_ns, std::memory_order_relaxed);
   const bool quiet = now_ns - busy_ns_.load(std::memory_order_relaxed) > kQuietNs;
-  if (faults * kFaultIntervalNs > passed_ns) {
-    bytes = kMinPieceBytes;
-  } else {
-    bytes = std::min(faults == 0 ? bytes * 2 : bytes, quiet ? kMaxQueuedBytes : kMaxPieceBytes);
+  uint64_t bytes = bytes_.load(std::memory_order_relaxed);
+  if (faults > 0) {
+    const bool often = faults * kFaultIntervalNs > now_ns - last_ns;
+    bytes = often ? kMinPieceBytes : std::min(bytes, kMaxPieceBytes);
+  } else if (bytes < kMaxPieceBytes) {
+    bytes *= 2;
+  } else if (quiet) {
+    bytes = kMaxQueuedBytes;
   }
   bytes_.store(bytes, std::memory_order_relaxed);
   return bytes;
 }
 
 absl::Status ReadPacer::ReadPiece(size_t block, uint64_t offset, absl::Span<uint8_t> piece) {
-  const int64_t begun_ns = absl::GetCurrentTimeNanos();
+  under_way_bytes_.fetch_add(piece.size(), std::memory_order_relaxed);
+  const uint64_t begun_ns = MonotonicNs();
   absl::Status read = bulk_source_.ReadPages(block, offset, piece);
-  const int64_t took_ns = absl::GetCurrentTimeNanos() - begun_ns;
+  const auto took_ns = static_cast<int64_t>(MonotonicNs() - begun_ns);
+  under_way_bytes_.fetch_sub(piece.size(), std::memory_order_relaxed);
   slow_.store(static_cast<int64_t>(piece.size()) < took_ns * kDiskBytesPerNs,
               std::memory_order_relaxed);
   return read;

@@ -7,7 +7,6 @@
 #include <mutex>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "mappedram/page_source.h"
 
@@ -24,7 +23,7 @@ namespace ramjet {
 // from the page cache queues nowhere, and is not held up.
 //
 // Once no fault has come for a while, bulk reads may also be under way without anybody waiting for
-// them (BeginRead()): so much that the disk never rests, and no more than a fault can wait for.
+// them (BeginRead()), until the next: so much that the disk never rests, and no more than that.
 //
 // The demand sides take no lock and wait for nothing but the disk.
 //
@@ -33,7 +32,7 @@ class ReadPacer {
  public:
   static constexpr uint64_t kMinPieceBytes = 256 << 10;
   static constexpr uint64_t kMaxPieceBytes = 2 << 20;
-  static constexpr uint64_t kMaxQueuedBytes = 8 << 20;  // under way, of those that have begun
+  static constexpr uint64_t kMaxQueuedBytes = 8 << 20;  // under way, with those that have begun
 
   // Two ways to the same pages, both of which outlive the pacer.
   ReadPacer(const PageSource& demand_source, const PageSource& bulk_source)
@@ -41,8 +40,7 @@ class ReadPacer {
         bulk_source_(bulk_source),
         demand_(*this),
         demand_bulk_(*this),
-        bulk_(*this),
-        busy_ns_(absl::GetCurrentTimeNanos()) {}
+        bulk_(*this) {}
   ReadPacer(const ReadPacer&) = delete;
   ReadPacer& operator=(const ReadPacer&) = delete;
 
@@ -113,14 +111,14 @@ class ReadPacer {
   // relaxed throughout: what one side sees late makes a fault a little slower, and nothing wrong.
   std::atomic<uint64_t> demands_begun_{0};  // so far
   std::atomic<uint64_t> demands_seen_{0};   // of those, when the last piece began
-  std::atomic<int64_t> last_piece_ns_{0};   // when that was
-  std::atomic<int64_t> busy_ns_;            // when there was a demand last, as far as was seen
-  // That may be under way: of one piece up to its maximum, and above that, of many. Grows from the
-  // smallest on, for a guest's first faults come right after its resume.
+  std::atomic<int64_t> last_piece_ns_{0};   // when that was; 0: never
+  std::atomic<int64_t> busy_ns_{0};         // when a piece last saw a demand, or was the first
+  // Of a piece, or, if more than its maximum, of all that may be under way. Grows from the smallest
+  // on, for a guest's first faults come right after its resume.
   std::atomic<uint64_t> bytes_{kMinPieceBytes};
-  std::atomic<uint64_t> queued_bytes_{0};  // begun, and not ended
-  std::atomic<bool> slow_{true};           // the last piece came as from a disk
-  std::mutex turn_;                        // of bulk reads while they come one at a time
+  std::atomic<uint64_t> under_way_bytes_{0};  // of pieces and of what has begun
+  std::atomic<bool> slow_{true};              // the last piece came as from a disk
+  std::mutex turn_;                           // of bulk reads while they come one at a time
 };
 
 }  // namespace ramjet

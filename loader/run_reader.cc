@@ -16,6 +16,11 @@ RamBlock::Extent NextRequest(const RamBlock& block, PageRun run, uint64_t offset
   return request;
 }
 
+bool IsOneRequest(const RamBlock& block, PageRun run) {
+  const RamBlock::Extent request = NextRequest(block, run, block.BytesOf(run.first));
+  return request.length > 0 && NextRequest(block, run, request.end()).length == 0;
+}
+
 void ZeroGaps(const RamBlock& block, PageRun run, const RamBlock::Extent& request,
               uint8_t* content) {
   for (uint64_t filled = request.offset; filled < request.end();) {

@@ -24,6 +24,9 @@ using ReadWay = absl::Status (PageSource::*)(size_t, uint64_t, absl::Span<uint8_
 // `run`; empty: there is none. In bytes.
 RamBlock::Extent NextRequest(const RamBlock& block, PageRun run, uint64_t offset);
 
+// Whether one request brings all stored extents of `run`.
+bool IsOneRequest(const RamBlock& block, PageRun run);
+
 // Zeros what lies between stored extents in `request`, of which `content` is the content: what the
 // file holds where it should hold nothing may be anything.
 void ZeroGaps(const RamBlock& block, PageRun run, const RamBlock::Extent& request,

@@ -173,7 +173,7 @@ class SnapshotLoader {
 
   // For a guest that will never run again: ends the load as it stands. Memory of incomplete blocks
   // becomes inaccessible, since it would read as zeros, and who sleeps there wakes to a SIGSEGV.
-  // Takes no longer than one read. Nothing of it may be unmapped at the same time.
+  // Takes no longer than a few reads. Nothing of it may be unmapped at the same time.
   void Abandon() ABSL_LOCKS_EXCLUDED(mu_);
 
   const Snapshot& snapshot() const { return *snapshot_; }

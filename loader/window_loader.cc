@@ -15,29 +15,34 @@ constexpr uint64_t kMaxRunBytes = 256 << 10;
 
 void WindowLoader::LoadWindow(EagerQueue::Window window) {
   RamBlock& block = *window.block;
+  const PageRun run = window.run;
   if (window.claim && !HaveStaging()) {
     window.claim.reset();
-    queue_.PutBack(block, window.run);  // others may have passed by while it was claimed
+    queue_.PutBack(block, run);  // others may have passed by while it was claimed
   } else if (window.claim) {
     loader_.LoadAheadHuge(*std::move(window.claim), *staging_, &stats_.working_set);
-  } else if (IsHugeWindow(block, window.run, queue_.DecideHuge(block)) &&
-             !block.AnyClaimed(window.run) && HaveStaging()) {
-    while (!Begin(block, window.run)) {
-      if (begun_ == 0) return loader_.LoadAheadHuge(block, window.run, *staging_);
-      EndOldest();  // in whose way it is, perhaps
-    }
+  } else if (IsHugeWindow(block, run, queue_.DecideHuge(block)) && !block.AnyClaimed(run) &&
+             HaveStaging()) {
+    if (BeginInTime(block, run)) return;
+    loader_.LoadAheadHuge(block, run, *staging_);
   } else {
-    LoadRuns(block, window.run);  // where something is there already, it cannot arrive whole
+    LoadRuns(block, run);  // where something is there already, it cannot arrive whole
   }
+  if (begun_ > 0) EndOldest();  // which has been on its way for as long as this took
 }
 
-// REQUIRES: HaveStaging().
+// False: it cannot begin, whatever is under way. REQUIRES: HaveStaging().
+bool WindowLoader::BeginInTime(RamBlock& block, PageRun run) {
+  if (!IsOneRequest(block, run)) return false;
+  while (!Begin(block, run)) {
+    if (begun_ == 0) return false;
+    EndOldest();  // in whose way it is, perhaps
+  }
+  return true;
+}
+
 bool WindowLoader::Begin(RamBlock& block, PageRun run) {
   if (begun_ == slots_.size()) return false;
-  for (size_t i = 0; i < begun_; ++i) {
-    const PageLoader::Begun& other = *slots_[(oldest_ + i) % slots_.size()].window;
-    if (other.block == &block && other.run == run) return true;  // somebody touches it
-  }
   const size_t at = (oldest_ + begun_) % slots_.size();
   Slot& slot = slots_[at];
   slot.window = loader_.BeginAheadHuge(block, run, *staging_, reads_, at);

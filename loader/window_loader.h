@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -30,6 +31,10 @@ class WindowLoader {
   // All outlive it.
   WindowLoader(PageLoader& loader, EagerQueue& queue, LoadStats& stats)
       : loader_(loader), queue_(queue), stats_(stats) {}
+  // REQUIRES: !any_begun().
+  ~WindowLoader() { assert(begun_ == 0); }
+  WindowLoader(const WindowLoader&) = delete;
+  WindowLoader& operator=(const WindowLoader&) = delete;
 
   // Without the memory for it, a claimed window is put back into the queue: its pages come singly.
   // One from a disk may only have begun to come when this returns, so that the disk has the next
@@ -56,6 +61,7 @@ class WindowLoader {
     std::optional<PageLoader::Begun> window;
   };
 
+  bool BeginInTime(RamBlock& block, PageRun run);
   bool Begin(RamBlock& block, PageRun run);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);

@@ -55,6 +55,8 @@ BulkReader::BulkReader(const File& file, DirectReads direct) : file_(file), dire
   if (direct != DirectReads::kNever) {
     fd_ = open(path.c_str(), kFlags | O_DIRECT);
     if (fd_ >= 0) direct_unit_ = DirectUnit(fd_);
+    // With O_NONBLOCK io_uring would give up where a file system cannot but wait.
+    if (fd_ >= 0) (void)fcntl(fd_, F_SETFL, O_DIRECT);
   }
   if (direct_unit_ == 0 && fd_ >= 0) close(fd_);
   if (direct_unit_ == 0) fd_ = open(path.c_str(), kFlags);

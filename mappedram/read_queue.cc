@@ -107,6 +107,7 @@ uint64_t ReadQueue::Await(size_t slot) {
     const timespec moment{.tv_sec = 0, .tv_nsec = 1'000'000};
     nanosleep(&moment, nullptr);
   }
+  if (slots_[slot].result < 0) refused_ = true;
   return static_cast<uint64_t>(std::max(slots_[slot].result, 0));
 }
 

@@ -34,8 +34,8 @@ class ReadQueue {
   // it, as in many containers, or is short of memory. REQUIRES: nothing is under way in `slot`.
   bool Begin(size_t slot, int fd, uint64_t offset, absl::Span<uint8_t> buffer);
 
-  // How many bytes were read; 0, too, after an error, which who reads them again learns. REQUIRES:
-  // something is under way in `slot`.
+  // How many bytes were read; 0, too, after an error, which who reads them again learns: nothing
+  // begins any more. REQUIRES: something is under way in `slot`.
   uint64_t Await(size_t slot);
 
  private:
@@ -48,8 +48,8 @@ class ReadQueue {
   void TearDown();
   void Reap();
 
-  bool refused_ = false;
-  int fd_ = -1;  // -1: it is not set up
+  bool refused_ = false;  // nothing can begin, or any more
+  int fd_ = -1;           // -1: it is not set up
   io_uring_params params_ = {};
   uint8_t* rings_ = nullptr;  // of both directions
   io_uring_sqe* requests_ = nullptr;

@@ -94,8 +94,9 @@ class FaultySource : public PageSource {
 
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   // Which EndRead() reads, and may have to wait for.
-  bool BeginRead(ReadQueue&, size_t, size_t, uint64_t, absl::Span<uint8_t>) const override {
-    if (queued_.load()) begun_.fetch_add(1);
+  bool BeginRead(ReadQueue&, size_t, size_t, uint64_t offset,
+                 absl::Span<uint8_t> buffer) const override {
+    if (queued_.load()) begun_to_.store((offset + buffer.size() - 1) / HostPageBytes());
     return queued_.load();
   }
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override
@@ -110,9 +111,9 @@ class FaultySource : public PageSource {
   // Whether all of it is said to be in the page cache; not at first.
   void SetCached(bool cached) { cached_.store(cached); }
   // Whether reads are as slow as those of a disk, and begin before anybody waits for them; not at
-  // first. How many have begun.
+  // first. The last page of the last that has begun.
   void SetQueued(bool queued) { queued_.store(queued); }
-  uint64_t begun() const { return begun_.load(); }
+  uint64_t begun_to() const { return begun_to_.load(); }
   // Reads of runs with `page` in them wait, after the content is in the buffer, until
   // Release(page).
   void Hold(uint64_t page) ABSL_LOCKS_EXCLUDED(mu_);
@@ -130,7 +131,7 @@ class FaultySource : public PageSource {
   const Snapshot& snapshot_;
   std::atomic<bool> cached_{false};
   std::atomic<bool> queued_{false};
-  mutable std::atomic<uint64_t> begun_{0};
+  mutable std::atomic<uint64_t> begun_to_{0};
   mutable absl::Mutex mu_;
   std::set<uint64_t> held_ ABSL_GUARDED_BY(mu_);
   mutable std::map<uint64_t, PageRun> waiting_ ABSL_GUARDED_BY(mu_);

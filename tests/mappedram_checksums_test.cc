@@ -10,6 +10,7 @@
 #include "mappedram/checksums.h"
 #include "mappedram/file.h"
 #include "mappedram/ram_source.h"
+#include "mappedram/read_queue.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_writer.h"
 #include "mappedram/stream_parts.h"
@@ -205,6 +206,10 @@ TEST(CheckedSource, DamagedByteMakesItsRunUnreadableAndNoOther) {
   EXPECT_THAT(read(64, 1), StatusIs(StatusCode::kDataLoss, message));
   EXPECT_THAT(read(60, 40), StatusIs(StatusCode::kDataLoss, message));
   EXPECT_THAT(read(65, 1), StatusIs(StatusCode::kDataLoss, message));
+  ReadQueue queue;
+  std::vector<uint8_t> page(kPage);
+  EXPECT_THAT(source.EndRead(queue, 0, 0, 64 * kPage, absl::MakeSpan(page)),
+              StatusIs(StatusCode::kDataLoss, message));
 }
 
 TEST(CheckedSource, StaleBytesOfZeroPagesDoNotCount) {
