@@ -110,8 +110,8 @@ class PageLoader {
     PageRun run;
     RamBlock::Extent request;
   };
-  // nullopt: nothing has begun, for it comes from no disk, or would hold others up. REQUIRES:
-  // IsOneRequest(block, run), and as LoadAheadHuge().
+  // nullopt: nothing has begun, for it is no single request (IsOneRequest()), comes from no disk,
+  // or would hold others up. REQUIRES: as LoadAheadHuge().
   std::optional<Begun> BeginAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                                       ReadQueue& queue, size_t slot) const;
   void EndAheadHuge(const Begun& begun, HugeStaging& staging, ReadQueue& queue, size_t slot);

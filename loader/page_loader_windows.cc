@@ -29,7 +29,9 @@ std::optional<PageLoader::Begun> PageLoader::BeginAheadHuge(RamBlock& block, Pag
                                                             size_t slot) const {
   const uint64_t start = block.BytesOf(run.first);
   const RamBlock::Extent request = NextRequest(block, run, start);
-  if (request.length == 0) return std::nullopt;  // all of it was discarded just now
+  // It may have been one request when the caller looked, and be two since something in the middle
+  // of it was discarded. What has no content now will have none.
+  if (request.length == 0 || NextRequest(block, run, request.end()).length > 0) return std::nullopt;
   const bool begun =
       parts_.bulk.BeginRead(queue, slot, block.index(), request.offset,
                             staging.memory().subspan(request.offset - start, request.length));
