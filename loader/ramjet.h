@@ -43,8 +43,8 @@
  *     else is said.
  *  6. The library prints nothing, handles no signal (its threads block all of them), forks nothing
  *     and never exits. Its threads are called ramjet-*; where it reads a disk through io_uring, the
- *     kernel may add iou-wrk-*. It touches guest memory only through the
- *     kernel, so it needs no lock of yours; ramjet_read_block() and ramjet_save() alone go there.
+ *     kernel may add iou-wrk-*. It touches guest memory only through the kernel, so it needs no
+ *     lock of yours; ramjet_read_block() and ramjet_save() alone go there.
  *  7. While a load is not complete, the attached memory must not be mremap()ed, and a child process
  *     that is forked sees zeros in pages that have not arrived: use MADV_DONTFORK. munmap() is
  *     understood, as are MADV_DONTNEED on private and MADV_REMOVE on shared memory: what is
