@@ -568,10 +568,17 @@ TEST(BenchRatios, ALoadFromADiskThatMissesItsBarSaysWhatTheDiskAndMemoryAllow) {
   bench::Limits limits;
   limits.Add("disk-direct", 8, 2.5);
   limits.Add("fill-direct", 2, 2.25);
-  std::map<std::string, Ratio> ratios =
-      JudgeRuns({run("stock", "qemu", "first-work"), run("ramjet", "qemu", "first-work"),
-                 run("ramjet", "vm", "idle")},
-                limits);
+  std::map<std::string, Ratio> ratios = JudgeRuns(
+      {run("stock", "qemu", "first-work"),
+       run("ramjet", "qemu", "first-work"),
+       run("ramjet", "vm", "idle"),
+       {1, {"stock", "qemu", "first-work", "cold"}, {{"to_resume", 0.2}, {"to_first_work", 0.25}}},
+       {1,
+        {"ramjet-ws", "qemu", "first-work", "cold"},
+        {{"to_resume", 0.01}, {"to_first_work", 0.11}}}},
+      limits);
+  EXPECT_THAT(ratios["first work after resume: ramjet-ws / stock"].note,
+              HasSubstr("disk-direct (8 threads) 2.50"));
   EXPECT_THAT(
       ratios["all resident: ramjet / stock"].note,
       AllOf(HasSubstr("disk-direct (8 threads) 2.50"), HasSubstr("fill-direct (2 threads)")));

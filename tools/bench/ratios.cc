@@ -221,7 +221,7 @@ void AddQemu(const Judged& judged, RatioList* list) {
                list->Qemu("ramjet", "to_first_work"), AtLeast(warm ? 1.8 : 1.6), best_work);
   list->Divide("first work after resume: ramjet-ws / stock",
                list->Qemu("ramjet-ws", kWorkAfterResume), stock_work_after,
-               AtMost(warm ? 1.1 : 1.3), neighbour);
+               AtMost(warm ? 1.1 : 1.3), warm ? neighbour : loading);
   list->Divide("all resident: ramjet / stock", list->Qemu("ramjet", "to_resident"),
                list->Qemu("stock", "to_resident"), AtMost(warm ? 1.0 : 0.8), loading);
   const Side ws_faults = list->Qemu("ramjet-ws", "demand_faults");
