@@ -56,10 +56,10 @@ inline void Count(std::atomic<uint64_t>& counter, uint64_t pages) {
 // Threads: all may be called concurrently.
 struct LoadStats {
   // Where the pages with content came from, or what else became of them.
-  std::atomic<uint64_t> eager{0};   // from the file, ahead of need
-  std::atomic<uint64_t> queued{0};  // of those, read from a disk that had more to do (ReadQueue)
-  std::atomic<uint64_t> moved{0};   // of those, or because touched, in a huge page
-  std::atomic<uint64_t> working_set{0};  // of those, first, since a working set says so
+  std::atomic<uint64_t> eager{0};        // from the file, ahead of need
+  std::atomic<uint64_t> queued{0};       // of eager, from a disk that had more to do: ReadQueue
+  std::atomic<uint64_t> moved{0};        // of eager and faulted, in a huge page
+  std::atomic<uint64_t> working_set{0};  // of eager, first, since a working set says so
   std::atomic<uint64_t> faulted{0};      // from the file, because somebody touched them
   std::atomic<uint64_t> removed{0};      // discarded by the guest before they came
   std::atomic<uint64_t> poisoned{0};     // unreadable: a SIGBUS, in a guest a machine check

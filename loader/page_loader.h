@@ -104,17 +104,18 @@ class PageLoader {
   void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                      std::atomic<uint64_t>* also = nullptr);
 
-  // LoadAheadHuge() for a run whose content is on its way to `staging`, in a slot of `queue`.
-  struct Begun {
+  // LoadAheadHuge() in two halves, between which the content is on its way to `staging`, in a slot
+  // of `queue`.
+  struct QueuedRun {
     RamBlock* block;
     PageRun run;
-    RamBlock::Extent request;
+    RamBlock::Extent request;  // OnlyRequest()
   };
-  // nullopt: nothing has begun, for it is no single request (IsOneRequest()), comes from no disk,
-  // or would hold others up. REQUIRES: as LoadAheadHuge().
-  std::optional<Begun> BeginAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
-                                      ReadQueue& queue, size_t slot) const;
-  void EndAheadHuge(const Begun& begun, HugeStaging& staging, ReadQueue& queue, size_t slot);
+  // False: nothing has begun, for it comes from no disk or would hold others up. REQUIRES: as
+  // LoadAheadHuge().
+  bool BeginAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
+                      size_t slot) const;
+  void EndAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue, size_t slot);
 
   // Such a run: all of it, or nothing if something of it is claimed already.
   std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);

@@ -24,31 +24,23 @@ void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& stagin
   InstallAheadHuge(block, run, read, staging, also);
 }
 
-std::optional<PageLoader::Begun> PageLoader::BeginAheadHuge(RamBlock& block, PageRun run,
-                                                            HugeStaging& staging, ReadQueue& queue,
-                                                            size_t slot) const {
-  const uint64_t start = block.BytesOf(run.first);
-  const RamBlock::Extent request = NextRequest(block, run, start);
-  // It may have been one request when the caller looked, and be two since something in the middle
-  // of it was discarded. What has no content now will have none.
-  if (request.length == 0 || NextRequest(block, run, request.end()).length > 0) return std::nullopt;
-  const bool begun =
-      parts_.bulk.BeginRead(queue, slot, block.index(), request.offset,
-                            staging.memory().subspan(request.offset - start, request.length));
-  if (!begun) return std::nullopt;
-  return Begun{&block, run, request};
+bool PageLoader::BeginAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
+                                size_t slot) const {
+  const RamBlock& block = *queued.block;
+  const auto content = staging.memory().subspan(
+      queued.request.offset - block.BytesOf(queued.run.first), queued.request.length);
+  return parts_.bulk.BeginRead(queue, slot, block.index(), queued.request.offset, content);
 }
 
-void PageLoader::EndAheadHuge(const Begun& begun, HugeStaging& staging, ReadQueue& queue,
+void PageLoader::EndAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
                               size_t slot) {
-  const RamBlock& block = *begun.block;
-  const RamBlock::Extent& request = begun.request;
-  const auto content =
-      staging.memory().subspan(request.offset - block.BytesOf(begun.run.first), request.length);
+  const RamBlock& block = *queued.block;
+  const auto content = staging.memory().subspan(
+      queued.request.offset - block.BytesOf(queued.run.first), queued.request.length);
   const absl::Status read =
-      parts_.bulk.EndRead(queue, slot, block.index(), request.offset, content);
-  if (read.ok()) ZeroGaps(block, begun.run, request, content.data());
-  InstallAheadHuge(*begun.block, begun.run, read, staging,
+      parts_.bulk.EndRead(queue, slot, block.index(), queued.request.offset, content);
+  if (read.ok()) ZeroGaps(block, queued.run, queued.request, content.data());
+  InstallAheadHuge(*queued.block, queued.run, read, staging,
                    read.ok() ? &parts_.stats.queued : nullptr);
 }
 

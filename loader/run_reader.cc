@@ -16,9 +16,10 @@ RamBlock::Extent NextRequest(const RamBlock& block, PageRun run, uint64_t offset
   return request;
 }
 
-bool IsOneRequest(const RamBlock& block, PageRun run) {
+std::optional<RamBlock::Extent> OnlyRequest(const RamBlock& block, PageRun run) {
   const RamBlock::Extent request = NextRequest(block, run, block.BytesOf(run.first));
-  return request.length > 0 && NextRequest(block, run, request.end()).length == 0;
+  const bool is_only = request.length > 0 && NextRequest(block, run, request.end()).length == 0;
+  return is_only ? std::make_optional(request) : std::nullopt;
 }
 
 void ZeroGaps(const RamBlock& block, PageRun run, const RamBlock::Extent& request,

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -24,8 +25,9 @@ using ReadWay = absl::Status (PageSource::*)(size_t, uint64_t, absl::Span<uint8_
 // `run`; empty: there is none. In bytes.
 RamBlock::Extent NextRequest(const RamBlock& block, PageRun run, uint64_t offset);
 
-// Whether one request brings all stored extents of `run`.
-bool IsOneRequest(const RamBlock& block, PageRun run);
+// The one request that brings all stored extents of `run`; nullopt: there are more, or none. What
+// is discarded later leaves gaps in it.
+std::optional<RamBlock::Extent> OnlyRequest(const RamBlock& block, PageRun run);
 
 // Zeros what lies between stored extents in `request`, of which `content` is the content: what the
 // file holds where it should hold nothing may be anything.

@@ -33,28 +33,28 @@ void WindowLoader::LoadWindow(EagerQueue::Window window) {
 
 // False: it cannot begin, whatever is under way. REQUIRES: HaveStaging().
 bool WindowLoader::BeginInTime(RamBlock& block, PageRun run) {
-  if (!IsOneRequest(block, run)) return false;
-  while (!Begin(block, run)) {
+  const std::optional<RamBlock::Extent> request = OnlyRequest(block, run);
+  if (!request) return false;
+  while (!Begin({&block, run, *request})) {
     if (begun_ == 0) return false;
     EndOldest();  // in whose way it is, perhaps
   }
   return true;
 }
 
-bool WindowLoader::Begin(RamBlock& block, PageRun run) {
+bool WindowLoader::Begin(const PageLoader::QueuedRun& window) {
   if (begun_ == slots_.size()) return false;
   const size_t at = (oldest_ + begun_) % slots_.size();
-  Slot& slot = slots_[at];
-  slot.window = loader_.BeginAheadHuge(block, run, *staging_, reads_, at);
-  if (!slot.window) return false;
-  slot.staging.swap(staging_);
+  if (!loader_.BeginAheadHuge(window, *staging_, reads_, at)) return false;
+  slots_[at].window = window;
+  slots_[at].staging.swap(staging_);
   ++begun_;
   return true;
 }
 
 void WindowLoader::EndOldest() {
   Slot& slot = slots_[oldest_];
-  loader_.EndAheadHuge(*slot.window, *slot.staging, reads_, oldest_);
+  loader_.EndAheadHuge(slot.window, *slot.staging, reads_, oldest_);
   oldest_ = (oldest_ + 1) % slots_.size();
   --begun_;
 }

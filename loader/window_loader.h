@@ -58,11 +58,11 @@ class WindowLoader {
   // Of reads_, with the memory that it reads to.
   struct Slot {
     std::optional<HugeStaging> staging;
-    std::optional<PageLoader::Begun> window;
+    PageLoader::QueuedRun window{};
   };
 
   bool BeginInTime(RamBlock& block, PageRun run);
-  bool Begin(RamBlock& block, PageRun run);
+  bool Begin(const PageLoader::QueuedRun& window);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
 
