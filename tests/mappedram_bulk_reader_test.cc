@@ -17,13 +17,6 @@ namespace {
 
 constexpr uint64_t kFileBytes = (1 << 20) + 1234;
 
-std::string Content() {
-  std::string content(kFileBytes, '\0');
-  uint32_t state = 1;
-  for (char& byte : content) byte = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
-  return content;
-}
-
 // Pages of the file that the page cache has.
 uint64_t CachedPages(const File& file) {
   void* const mapped = mmap(nullptr, kFileBytes, PROT_READ, MAP_SHARED, file.fd(), 0);
@@ -35,7 +28,7 @@ uint64_t CachedPages(const File& file) {
 
 class BulkReaderTest : public testing::TestWithParam<DirectReads> {
  protected:
-  BulkReaderTest() : content_(Content()), saved_(content_), file_(saved_.Open()) {
+  BulkReaderTest() : content_(Noise(kFileBytes)), saved_(content_), file_(saved_.Open()) {
     file_.AdviseRandom();
     void* const memory =
         mmap(nullptr, 2 * kFileBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

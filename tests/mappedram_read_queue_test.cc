@@ -17,16 +17,9 @@ namespace {
 
 constexpr uint64_t kFileBytes = 300'000;
 
-std::string Content() {
-  std::string content(kFileBytes, '\0');
-  uint32_t state = 1;
-  for (char& byte : content) byte = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
-  return content;
-}
-
 class ReadQueueTest : public testing::Test {
  protected:
-  ReadQueueTest() : content_(Content()), saved_(content_), file_(saved_.Open()) {}
+  ReadQueueTest() : content_(Noise(kFileBytes)), saved_(content_), file_(saved_.Open()) {}
 
   void SetUp() override {
     uint8_t byte;

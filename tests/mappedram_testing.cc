@@ -57,6 +57,13 @@ std::string BytesOf(const SnapshotContent& content) {
   return file.Read();
 }
 
+std::string Noise(uint64_t length) {
+  std::string noise(length, '\0');
+  uint32_t state = 1;
+  for (char& byte : noise) byte = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
+  return noise;
+}
+
 std::string BigEndian(uint64_t value, int bytes) {
   std::string text;
   for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8) {

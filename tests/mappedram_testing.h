@@ -37,6 +37,9 @@ SnapshotContent SmallContent();
 // The file that WriteSnapshot makes of it.
 std::string BytesOf(const SnapshotContent& content);
 
+// Bytes of which no two stretches are alike; always the same.
+std::string Noise(uint64_t length);
+
 std::string BigEndian(uint64_t value, int bytes);
 // Overwrites what stands at `offset`.
 void Patch(std::string& bytes, uint64_t offset, absl::string_view replacement);
