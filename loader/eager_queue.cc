@@ -3,47 +3,96 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "loader/load_stats.h"
 
 namespace ramjet {
+namespace {
+
+// What could not be loaded is tried again after the shortest of these, then after twice as long
+// each time, up to the longest: soon enough for a disk that was gone for a moment, and seldom
+// enough for one that stays away.
+constexpr uint64_t kMinRoundPauseNs = 10'000'000;
+constexpr uint64_t kMaxRoundPauseNs = 2'000'000'000;
+
+}  // namespace
+
 void EagerQueue::Add(RamBlock& block, HugePages huge) {
   absl::MutexLock lock(&mu_);
   entry_of_[block.index()] = entries_.size();
   entries_.push_back({&block, 0});
   huge_[block.index()].store(huge);
   SkipEmpty();
+  changes_.Note();
 }
 
 std::optional<EagerQueue::Window> EagerQueue::Next() {
-  absl::MutexLock lock(&mu_);
   for (;;) {
-    mu_.Await(absl::Condition(this, &EagerQueue::HasNextOrClosed));
-    if (closed_) return std::nullopt;
-    if (std::optional<Window> first = TakeFirst()) return first;
-    if (!HasNextOrClosed()) continue;
-    if (bytes_per_s_ == 0 || absl::Now() >= next_at_) break;
-    mu_.AwaitWithDeadline(absl::Condition(&closed_), next_at_);
+    const uint32_t seen = changes_.count();
+    uint64_t next_at_ns;
+    {
+      absl::MutexLock lock(&mu_);
+      if (closed_) return std::nullopt;
+      if (std::optional<Window> first = TakeFirst()) return first;
+      next_at_ns = NextAtNs();
+      if (next_at_ns <= MonotonicNs()) {
+        if (std::optional<Window> next = TakeNext()) return next;
+        continue;
+      }
+    }
+    changes_.AwaitNext(seen, next_at_ns);
   }
-  return TakeNext();
 }
 
 std::optional<EagerQueue::Window> EagerQueue::TryNext() {
   absl::MutexLock lock(&mu_);
   if (closed_) return std::nullopt;
   if (std::optional<Window> first = TakeFirst()) return first;
-  if (!HasNextOrClosed() || (bytes_per_s_ > 0 && absl::Now() < next_at_)) return std::nullopt;
-  return TakeNext();
+  return NextAtNs() <= MonotonicNs() ? TakeNext() : std::nullopt;
 }
 
-EagerQueue::Window EagerQueue::TakeNext() {
+// When the next window may be handed out; kNever: there is none.
+uint64_t EagerQueue::NextAtNs() const {
+  if (holds_ > 0 && !hurried_) return Moments::kNever;
+  if (current_ < entries_.size()) return bytes_per_s_ > 0 ? next_at_ns_ : 0;
+  return next_round_ns_ > 0 ? next_round_ns_ : Moments::kNever;
+}
+
+// nullopt: what was put back for later has come meanwhile.
+std::optional<EagerQueue::Window> EagerQueue::TakeNext() {
+  if (current_ == entries_.size()) BeginNextRound();
   std::optional<Window> window = NextHinted();
+  if (!window && current_ == entries_.size()) return std::nullopt;
   if (!window) window.emplace(NextInOrder());
   if (bytes_per_s_ > 0) {
     const uint64_t bytes = window->block->BytesOf(window->block->CountNonzero(window->run));
-    next_at_ = std::max(absl::Now(), next_at_) +
-               absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_s_));
+    const double seconds = static_cast<double>(bytes) / static_cast<double>(bytes_per_s_);
+    next_at_ns_ = std::max(MonotonicNs(), next_at_ns_) + static_cast<uint64_t>(seconds * 1e9);
   }
-  return *std::move(window);
+  return window;
+}
+
+void EagerQueue::BeginNextRound() {
+  for (Entry& entry : entries_) {
+    entry.next_page = std::min(entry.next_page, std::exchange(entry.later_page, kNoPage));
+  }
+  current_ = 0;
+  next_round_ns_ = 0;
+  SkipEmpty();
+}
+
+void EagerQueue::PutBackForLater(const RamBlock& block, PageRun window) {
+  absl::MutexLock lock(&mu_);
+  const size_t index = entry_of_[block.index()];
+  if (index == kNoEntry) return;
+  entries_[index].later_page = std::min(entries_[index].later_page, window.first);
+  if (next_round_ns_ != 0) return;
+  // A window that fails long after the last round belongs to another failure.
+  const uint64_t now_ns = MonotonicNs();
+  const bool again = now_ns < failed_ns_ + 2 * round_pause_ns_;
+  round_pause_ns_ = again ? std::min(2 * round_pause_ns_, kMaxRoundPauseNs) : kMinRoundPauseNs;
+  failed_ns_ = now_ns;
+  next_round_ns_ = now_ns + round_pause_ns_;
+  changes_.Note();
 }
 
 EagerQueue::Window EagerQueue::NextInOrder() {
@@ -109,6 +158,7 @@ void EagerQueue::PutBack(const RamBlock& block, PageRun window) {
   if (index == kNoEntry) return;
   entries_[index].next_page = std::min(entries_[index].next_page, window.first);
   current_ = std::min(current_, index);
+  changes_.Note();
 }
 
 void EagerQueue::PutFirst(Window window) {
@@ -118,6 +168,7 @@ void EagerQueue::PutFirst(Window window) {
   const uint64_t number = missed_.erase(at) > 0 ? --next_urgent_ : next_number_++;
   first_at_.insert_or_assign(at, number);
   first_.emplace(number, First{std::move(window)});
+  changes_.Note();
 }
 
 std::optional<PageLoader::ClaimedWindow> EagerQueue::TryTakeClaim(const RamBlock& block,
@@ -171,6 +222,19 @@ void EagerQueue::Hold() {
 void EagerQueue::Release() {
   absl::MutexLock lock(&mu_);
   --holds_;
+  changes_.Note();
+}
+
+void EagerQueue::AllowWindows() {
+  absl::MutexLock lock(&mu_);
+  windows_allowed_.store(bytes_per_s_ == 0);
+}
+
+void EagerQueue::Hurry() {
+  absl::MutexLock lock(&mu_);
+  hurried_ = true;
+  bytes_per_s_ = 0;
+  changes_.Note();
 }
 
 void EagerQueue::Close() {
@@ -179,10 +243,7 @@ void EagerQueue::Close() {
   closed_ = true;
   given_back.swap(first_);
   first_at_.clear();
-}
-
-bool EagerQueue::HasNextOrClosed() const {
-  return closed_ || !first_.empty() || (holds_ == 0 && current_ < entries_.size());
+  changes_.Note();
 }
 
 }  // namespace ramjet

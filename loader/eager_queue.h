@@ -12,8 +12,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "loader/huge_window.h"
+#include "loader/moments.h"
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/window_hints.h"
@@ -39,7 +39,7 @@ class EagerQueue {
   // `blocks` are in the snapshot. No more than `bytes_per_s` of content are handed out, in the
   // mean; 0: no limit.
   explicit EagerQueue(size_t blocks, uint64_t bytes_per_s = 0)
-      : bytes_per_s_(bytes_per_s), huge_(blocks), entry_of_(blocks, kNoEntry) {}
+      : huge_(blocks), entry_of_(blocks, kNoEntry), bytes_per_s_(bytes_per_s) {}
 
   // Blocks are served in the order in which they are added; they outlive the queue.
   void Add(RamBlock& block, HugePages huge) ABSL_LOCKS_EXCLUDED(mu_);
@@ -69,6 +69,10 @@ class EagerQueue {
   // handed out once more.
   void PutBack(const RamBlock& block, PageRun window) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Pages of `window` that are pending could not be loaded just now. The window is handed out again
+  // when nothing else is left, after a pause that doubles as long as windows keep coming back here.
+  void PutBackForLater(const RamBlock& block, PageRun window) ABSL_LOCKS_EXCLUDED(mu_);
+
   // What was said of the block, or decided since; kUndecided if it was not added. Takes no lock.
   HugePages huge(const RamBlock& block) const { return huge_[block.index()].load(); }
   // The same, but decides what is undecided first.
@@ -78,7 +82,7 @@ class EagerQueue {
 
   // From now on, unless there is a limit on what is handed out, who touches a page may be given the
   // whole window around it.
-  void AllowWindows() { windows_allowed_.store(bytes_per_s_ == 0); }
+  void AllowWindows() ABSL_LOCKS_EXCLUDED(mu_);
   // Whether `window`, of which a page was touched, is to come whole: as a huge page. Takes no lock.
   bool WantsWhole(const RamBlock& block, PageRun window) const {
     return windows_allowed_.load() && IsHugeWindow(block, window, huge(block));
@@ -88,6 +92,9 @@ class EagerQueue {
   // reads are under way.
   void Hold() ABSL_LOCKS_EXCLUDED(mu_);
   void Release() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // From now on there is no limit, and a Hold() holds nothing back: all that is left is needed.
+  void Hurry() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Waits until there is a window or the queue is closed: nullopt.
   std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
@@ -100,8 +107,10 @@ class EagerQueue {
   struct Entry {
     RamBlock* block;
     uint64_t next_page;
+    uint64_t later_page = kNoPage;  // where the next round begins
   };
   static constexpr size_t kNoEntry = SIZE_MAX;
+  static constexpr uint64_t kNoPage = UINT64_MAX;
 
   struct First {
     Window window;
@@ -111,12 +120,11 @@ class EagerQueue {
   std::optional<Window> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Window Extract(std::map<uint64_t, First>::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Window> NextHinted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  Window TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<Window> TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Window NextInOrder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SkipEmpty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool HasNextOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  const uint64_t bytes_per_s_;
+  uint64_t NextAtNs() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BeginNextRound() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   WindowHints hints_;  // of what was touched
   WindowHints waits_;  // of what is claimed, and waited for
@@ -138,8 +146,15 @@ class EagerQueue {
   // Waited for, and not there.
   std::set<WindowHints::Hint> missed_ ABSL_GUARDED_BY(mu_);
   int holds_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Time next_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // not earlier
+  bool hurried_ ABSL_GUARDED_BY(mu_) = false;
+  uint64_t bytes_per_s_ ABSL_GUARDED_BY(mu_);
+  // By MonotonicNs().
+  uint64_t next_at_ns_ ABSL_GUARDED_BY(mu_) = 0;      // the next window comes not earlier
+  uint64_t next_round_ns_ ABSL_GUARDED_BY(mu_) = 0;   // nor what was put back for later
+  uint64_t round_pause_ns_ ABSL_GUARDED_BY(mu_) = 0;  // before that
+  uint64_t failed_ns_ ABSL_GUARDED_BY(mu_) = 0;       // when it began
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  Moments changes_;  // that Next() waits for
 };
 
 }  // namespace ramjet

@@ -2,47 +2,33 @@
 #ifndef RAMJET_LOADER_LOAD_PROGRESS_H_
 #define RAMJET_LOADER_LOAD_PROGRESS_H_
 
+#include <atomic>
 #include <cstdint>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
+#include "loader/load_stats.h"
+#include "loader/moments.h"
 
 namespace ramjet {
 
-// Counts the moments that matter: a block became complete, something failed. A few in a load, so
-// that its lock is not one of the fault path.
+// Counts the moments that matter: a block became complete, something failed. A few in a load.
 //
-// Threads: every method may be called concurrently.
+// Threads: every method may be called concurrently. Takes no lock.
 class LoadProgress {
  public:
-  void Note() ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    ++moments_;
-    last_ = absl::Now();
+  void Note() {
+    last_ns_.store(MonotonicNs());
+    moments_.Note();
   }
-  uint64_t moments() const ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    return moments_;
-  }
-  absl::Time last() const ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    return last_;
-  }
-  // Sleeps until moments() is not `seen` any more; false if `deadline` came first.
-  bool AwaitNext(uint64_t seen, absl::Time deadline) const ABSL_LOCKS_EXCLUDED(mu_) {
-    const auto changed = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return moments_ != seen; };
-    mu_.LockWhenWithDeadline(absl::Condition(&changed), deadline);
-    const bool result = moments_ != seen;
-    mu_.Unlock();
-    return result;
+  uint32_t moments() const { return moments_.count(); }
+  uint64_t last_ns() const { return last_ns_.load(); }  // by MonotonicNs(); 0: none yet
+  // Sleeps until moments() is not `seen` any more; false if `deadline_ns` came first.
+  bool AwaitNext(uint32_t seen, uint64_t deadline_ns) const {
+    return moments_.AwaitNext(seen, deadline_ns);
   }
 
  private:
-  mutable absl::Mutex mu_;
-  uint64_t moments_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Time last_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  std::atomic<uint64_t> last_ns_{0};
+  Moments moments_;
 };
 
 }  // namespace ramjet

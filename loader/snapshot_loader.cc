@@ -52,6 +52,12 @@ bool AnyDiscarded(const RamBlock& block, PageRun window) {
   return false;
 }
 
+uint64_t DeadlineNs(absl::Duration timeout) {
+  if (timeout == absl::InfiniteDuration()) return Moments::kNever;
+  return MonotonicNs() +
+         static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(timeout), 0));
+}
+
 absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
                                                             const Snapshot& snapshot) {
   if (path.empty()) return std::nullopt;
@@ -120,7 +126,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
                                std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd)
     : snapshot_(std::move(snapshot)),
       options_(options),
-      created_(absl::Now()),
+      created_ns_(MonotonicNs()),
       vm_stop_(std::move(vm_stop)),
       checksums_(std::move(checksums)),
       checked_demand_(Check(source != nullptr ? *source : *snapshot_, checksums_)),
@@ -331,6 +337,11 @@ absl::Status SnapshotLoader::StartEager() {
   return absl::OkStatus();
 }
 
+absl::Status SnapshotLoader::Hurry() {
+  eager_queue_.Hurry();
+  return StartEager();
+}
+
 void SnapshotLoader::Discard(uintptr_t start, uintptr_t end) {
   for (uintptr_t at = start; at < end;) {
     RamBlock* const block = map_.FindFrom(at);
@@ -351,16 +362,16 @@ bool SnapshotLoader::complete() const {
 }
 
 absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const uint64_t deadline_ns = DeadlineNs(timeout);
   for (;;) {
-    const uint64_t moments = progress_.moments();
+    const uint32_t moments = progress_.moments();
     if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
     if (complete()) return absl::OkStatus();
     if (vm_stop_->stopped()) {
       return absl::AbortedError(
           absl::StrCat("the VM has to be stopped: ", vm_stop_->why().message()));
     }
-    if (!progress_.AwaitNext(moments, deadline)) {
+    if (!progress_.AwaitNext(moments, deadline_ns)) {
       return absl::DeadlineExceededError("the load is not complete yet");
     }
   }
@@ -470,8 +481,9 @@ bool SnapshotLoader::attached(size_t block) const {
 }
 
 absl::Duration SnapshotLoader::to_complete() const {
-  return complete() ? std::max(progress_.last() - created_, absl::ZeroDuration())
-                    : absl::InfiniteDuration();
+  if (!complete()) return absl::InfiniteDuration();
+  const uint64_t last_ns = std::max(progress_.last_ns(), created_ns_);
+  return absl::Nanoseconds(static_cast<int64_t>(last_ns - created_ns_));
 }
 
 }  // namespace ramjet

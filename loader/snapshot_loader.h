@@ -141,6 +141,9 @@ class SnapshotLoader {
   // here and there while devices are restored comes sooner by itself.
   absl::Status StartEager() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // StartEager(), and from now on without the limit of Options::eager_bytes_per_s.
+  absl::Status Hurry() ABSL_LOCKS_EXCLUDED(mu_);
+
   // Writes the pages that were touched before StartEager() was called, or up to now, to `path`: a
   // working set for the next load of this snapshot. It replaces what is there when it is complete;
   // until then it is called PATH.PID.tmp. FailedPrecondition: Options::record was not set, or there
@@ -210,7 +213,7 @@ class SnapshotLoader {
   // Constant after construction.
   const std::shared_ptr<Snapshot> snapshot_;
   const Options options_;
-  const absl::Time created_;
+  const uint64_t created_ns_;
 
   // Thread-safe themselves.
   LoadStats stats_;

@@ -38,12 +38,12 @@ constexpr size_t kBatchesAhead = 24;  // prefetched, with the one in hand, when 
 // bring the first.
 constexpr size_t kNewBatches = 2;
 // By then it does, or whoever resumes it is waiting for something else.
-constexpr absl::Duration kMaxResume = absl::Milliseconds(50);
+constexpr uint64_t kMaxResumeNs = 50'000'000;
 // So many batches come by their pages all the same, and with them all that is in their windows: the
 // guest touches them before anybody can bring it a window.
 constexpr int kHeadStart = 16;
 // How long all others in the page cache wait for it, to come with their windows.
-constexpr absl::Duration kMaxWindowWait = absl::Milliseconds(10);
+constexpr uint64_t kMaxWindowWaitNs = 10'000'000;
 
 // As that of eager threads: whoever wakes on our processor comes first.
 constexpr int kNice = 5;
@@ -63,13 +63,14 @@ absl::StatusOr<std::unique_ptr<WorkingSetThread>> WorkingSetThread::Start(std::s
 WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts)
     : path_(std::move(path)),
       parts_(parts),
-      started_(absl::Now()),
+      started_ns_(MonotonicNs()),
       windows_(parts.loader, parts.queue, parts.stats),
       order_(parts.snapshot.blocks(), parts.source, parts.queue) {}
 
 WorkingSetThread::~WorkingSetThread() {
   absl::MutexLock lock(&mu_);
   quit_.store(true);
+  changes_.Note();
 }
 
 void WorkingSetThread::Add(RamBlock& block, std::function<void()> loaded) {
@@ -182,7 +183,7 @@ void WorkingSetThread::LookAhead() {
 
 WorkingSetOrder::Windows WorkingSetThread::HowWindowsCome() {
   if (windows_may_come_) return WorkingSetOrder::Windows::kWhole;
-  if (begun_ < kHeadStart || absl::Now() - started_ > kMaxWindowWait) {
+  if (begun_ < kHeadStart || MonotonicNs() - started_ns_ > kMaxWindowWaitNs) {
     return WorkingSetOrder::Windows::kBreak;
   }
   return WorkingSetOrder::Windows::kLater;
@@ -213,15 +214,16 @@ bool WorkingSetThread::AddedOrQuit() const { return quit_ || !added_.empty(); }
 void WorkingSetThread::Hurry() {
   absl::MutexLock lock(&mu_);
   hurried_.store(true, std::memory_order_relaxed);
+  changes_.Note();
 }
 
 void WorkingSetThread::AwaitHurry() {
-  absl::MutexLock lock(&mu_);
-  mu_.AwaitWithDeadline(absl::Condition(this, &WorkingSetThread::HurriedOrQuit),
-                        started_ + kMaxWindowWait);
+  uint32_t seen;
+  do {
+    seen = changes_.count();
+    if (hurried_ || quit_) return;
+  } while (changes_.AwaitNext(seen, started_ns_ + kMaxWindowWaitNs));
 }
-
-bool WorkingSetThread::HurriedOrQuit() const { return hurried_ || quit_; }
 
 void WorkingSetThread::ReleaseTaken() {
   if (quit_) return;
@@ -230,7 +232,7 @@ void WorkingSetThread::ReleaseTaken() {
 }
 
 bool WorkingSetThread::MayHurry() const {
-  return hurried_.load(std::memory_order_relaxed) || absl::Now() - started_ > kMaxResume;
+  return hurried_.load(std::memory_order_relaxed) || MonotonicNs() - started_ns_ > kMaxResumeNs;
 }
 
 // False: somebody has been faster.

@@ -15,10 +15,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "loader/eager_queue.h"
 #include "loader/load_stats.h"
+#include "loader/moments.h"
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/thread.h"
@@ -84,8 +83,7 @@ class WorkingSetThread {
   bool AddedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void LookAhead();
   WorkingSetOrder::Windows HowWindowsCome();
-  void AwaitHurry() ABSL_LOCKS_EXCLUDED(mu_);
-  bool HurriedOrQuit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AwaitHurry();
   void ReleaseTaken();
   bool PutFirst(const BlockRun& window);
   void LoadWindows();
@@ -96,7 +94,7 @@ class WorkingSetThread {
   // Constant after construction.
   const std::string path_;
   const Parts parts_;
-  const absl::Time started_;
+  const uint64_t started_ns_;
 
   // Of the thread itself.
   WindowLoader windows_;
@@ -110,6 +108,8 @@ class WorkingSetThread {
   // Written under mu_.
   std::atomic<bool> quit_{false};
   std::atomic<bool> hurried_{false};  // relaxed: seen late, it only takes a little longer
+
+  Moments changes_;  // of these two
 
   absl::Mutex mu_;
   std::vector<Added> added_ ABSL_GUARDED_BY(mu_);

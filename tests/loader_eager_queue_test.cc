@@ -1,4 +1,8 @@
 #include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -95,6 +99,52 @@ TEST(EagerQueue, WhatIsLimitedIsNotGivenEarlierToWhoDoesNotWait) {
   queue.Add(block, HugePages::kNever);
   EXPECT_TRUE(queue.TryNext().has_value());
   EXPECT_FALSE(queue.TryNext().has_value());
+}
+
+TEST(EagerQueue, WhatIsPutBackForLaterComesWhenNothingElseIsLeft) {
+  RamBlock one = Block(0, kHost, 2 * kWindowPages, {{0, 2 * kWindowPages}});
+  RamBlock two = Block(1, kHost + (1 << 30), 2 * kWindowPages, {{0, 2 * kWindowPages}});
+  EagerQueue queue(2);
+  queue.Add(one, HugePages::kNever);
+  queue.Add(two, HugePages::kNever);
+  for (int window = 0; window < 4; ++window) {
+    const std::optional<EagerQueue::Window> next = queue.Next();
+    ASSERT_EQ(next->block, window < 2 ? &one : &two);
+    ASSERT_EQ(next->run.first, window % 2 * kWindowPages);
+    if (window < 2) queue.PutBackForLater(one, next->run);
+    if (window >= 2) next->block->Claim(next->run);
+  }
+  EXPECT_EQ(NextRun(queue), (PageRun{0, kWindowPages})) << "the next round, which waits a while";
+  EXPECT_EQ(NextRun(queue), (PageRun{kWindowPages, kWindowPages}));
+}
+
+TEST(EagerQueue, WhoHurriesKnowsNoLimitAndNoHold) {
+  RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
+  EagerQueue queue(1, /*bytes_per_s=*/1);
+  queue.Add(block, HugePages::kNever);
+  EXPECT_TRUE(queue.TryNext().has_value());
+  std::thread waits([&] { EXPECT_EQ(NextRun(queue).first, kWindowPages); });
+  queue.Hold();
+  queue.Hurry();
+  waits.join();
+  EXPECT_EQ(NextRun(queue).first, 2 * kWindowPages);
+}
+
+// Pacing followed the clock of the day: set back by an hour, it loaded nothing for an hour.
+TEST(EagerQueue, AClockThatIsSetBackHoldsNothingUp) {
+  if (std::getenv("RAMJET_TEST_OWNS_MACHINE") == nullptr) {
+    GTEST_SKIP() << "only in a machine of our own the clock may be set (tests/under_kernel)";
+  }
+  RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
+  EagerQueue queue(1, /*bytes_per_s=*/4 * kWindowPages * kPageBytes);  // a window in 250 ms
+  queue.Add(block, HugePages::kNever);
+  EXPECT_EQ(NextRun(queue).first, 0u);
+  timespec now;
+  ASSERT_EQ(clock_gettime(CLOCK_REALTIME, &now), 0);
+  now.tv_sec -= 3600;
+  ASSERT_EQ(clock_settime(CLOCK_REALTIME, &now), 0) << std::strerror(errno);
+  EXPECT_EQ(NextRun(queue).first, kWindowPages);
+  EXPECT_EQ(NextRun(queue).first, 2 * kWindowPages);
 }
 
 TEST(EagerQueue, HintsAtABlockThatIsNotThereYetAreForgotten) {
