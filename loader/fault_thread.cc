@@ -10,12 +10,8 @@ namespace {
 // to the maximum.
 constexpr int64_t kMinRetryNs = 50'000;
 constexpr int64_t kMaxRetryNs = 2'000'000;
-// About two seconds of kMaxRetryNs. After that, memory will not come and a block will not be
-// attached.
+// About two seconds of kMaxRetryNs. After that a block will not be attached.
 constexpr uint32_t kMaxAttempts = 1000;
-// A read that fails is repeated for some 60 ms: long enough for what passes by itself, and short
-// enough for a guest that is better told of a broken disk.
-constexpr uint32_t kMaxReadAttempts = 32;
 
 // From the answer to a fault until the guest's next one, if it does little in between: its waking,
 // for the most part.
@@ -156,7 +152,7 @@ bool FaultThread::ReadAndServe() {
   for (size_t i = 0; i < events.faults.size(); ++i) {
     const uintptr_t addr = events.faults[i].addr;
     if (i < offered.size() && offered[i] && ServeOffered(addr)) continue;
-    Serve({.addr = addr, .read_ns = now_ns, .attempts = 0, .unread = false, .retry_ns = 0});
+    Serve({.addr = addr, .read_ns = now_ns});
   }
   if (!events.faults.empty() && can_spin_) served_ns_ = MonotonicNs();
   return more;
@@ -221,49 +217,72 @@ bool FaultThread::ServeOffered(uintptr_t addr) {
 
 void FaultThread::Serve(Fault fault) {
   RamBlock* const block = parts_.map.Find(fault.addr);
-  Outcome outcome = Outcome::kAgain;
-  const bool last_attempt = fault.attempts >= (fault.unread ? kMaxReadAttempts : kMaxAttempts);
-  if (block != nullptr) {
-    const uint64_t page = block->PageOf(fault.addr);
-    // Pages of zeros are left out: they need no reading.
-    if (parts_.record != nullptr && fault.attempts == 0 && block->pending(page) &&
-        block->nonzero(page)) {
-      parts_.record->Note(block->index(), page);
-    }
-    if (fault.attempts == 0 && LoadWindow(*block, page)) {
-      parts_.stats.AddWindow(MonotonicNs() - fault.read_ns);
-      return;
-    }
-    outcome = parts_.loader.LoadFaulted(*block, page, buffer_, last_attempt);
-  } else if (last_attempt) {
-    return;  // its block was never attached, so it has been unregistered, which woke the waiter
+  if (block == nullptr) {
+    // In the end its block was never attached, so it has been unregistered, which woke the waiter.
+    if (fault.attempts < kMaxAttempts) Park(fault);
+    return;
   }
-  switch (outcome) {
+  const uint64_t page = block->PageOf(fault.addr);
+  if (fault.tell_by_ns != 0) {
+    GiveUp(fault, *block, page);
+    return;
+  }
+  // Pages of zeros are left out: they need no reading.
+  if (parts_.record != nullptr && fault.attempts == 0 && block->pending(page) &&
+      block->nonzero(page)) {
+    parts_.record->Note(block->index(), page);
+  }
+  if (fault.attempts == 0 && LoadWindow(*block, page)) {
+    parts_.stats.AddWindow(MonotonicNs() - fault.read_ns);
+    return;
+  }
+  const uint64_t unread_ns = fault.unread_since_ns == 0 ? 0 : MonotonicNs() - fault.unread_since_ns;
+  switch (parts_.loader.LoadFaulted(*block, page, buffer_, unread_ns)) {
     case Outcome::kLoaded:
-      parts_.eager_queue.Hint(*block, block->PageOf(fault.addr));
+      parts_.eager_queue.Hint(*block, page);
       [[fallthrough]];
     case Outcome::kReceived:
       parts_.stats.fault_ns.Add(MonotonicNs() - fault.read_ns);
       break;
     case Outcome::kInFlight:
-      parts_.eager_queue.HintWaiting(*block, block->PageOf(fault.addr));
+      parts_.eager_queue.HintWaiting(*block, page);
       parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
       break;
     case Outcome::kFailed:
       break;
-    case Outcome::kAgain:
-    case Outcome::kNoMemory:
+    case Outcome::kLost:
+      fault.tell_by_ns = MonotonicNs() + PageLoader::kMaxTellingNs;
+      fault.errors = parts_.stats.error_count();
+      GiveUp(fault, *block, page);
+      break;
     case Outcome::kUnread:
-      if (fault.unread != (outcome == Outcome::kUnread)) {
-        // What it waited for before does not count against the disk, nor the other way round.
-        fault.unread = !fault.unread;
-        fault.attempts = std::min(fault.attempts, 1u);
-      }
-      // The disk's time, and not the events of others, which wake this thread at any moment.
-      fault.retry_ns = fault.unread ? MonotonicNs() + RetryDelayNs(fault.attempts) : 0;
+      // The disk's time, and not the events of others, which wake this thread at any moment. What
+      // the page waited for before does not count against the disk.
+      if (fault.unread_since_ns == 0) fault.attempts = std::min(fault.attempts, 1u);
+      if (fault.unread_since_ns == 0) fault.unread_since_ns = MonotonicNs();
+      fault.retry_ns = MonotonicNs() + RetryDelayNs(fault.attempts);
+      Park(fault);
+      break;
+    case Outcome::kNoMemory:
+      Count(parts_.stats.no_memory, 1);
+      [[fallthrough]];
+    case Outcome::kAgain:
+      fault.unread_since_ns = 0;
+      fault.retry_ns = 0;
       Park(fault);
       break;
   }
+}
+
+// A lost page is poisoned once its reason has been told. A thread that sleeps on it may die of that,
+// and the process with it.
+void FaultThread::GiveUp(Fault fault, RamBlock& block, uint64_t page) {
+  if (parts_.stats.told(fault.errors) || MonotonicNs() >= fault.tell_by_ns) {
+    const Outcome outcome = parts_.loader.GiveUp(block, page);
+    if (outcome != Outcome::kAgain && outcome != Outcome::kNoMemory) return;
+  }
+  fault.retry_ns = 0;
+  Park(fault);
 }
 
 // Given its page alone, a guest soon asks for the next, and the huge page that memory is wanted to
@@ -310,6 +329,7 @@ bool FaultThread::WindowsMayComeFromDisk() const {
 
 void FaultThread::Park(Fault fault) {
   if (IsParked(fault.addr)) return;
+  // One that is lost, and therefore claimed, was parked before: it finds the room that it had.
   if (parked_count_ == kMaxParked) {
     overflowed_ = true;
     return;

@@ -37,10 +37,11 @@ namespace ramjet {
 // threads that load ahead (WindowOffers); what nobody has begun comes in its turn. It waits
 // for a disk for single pages, and for a window only where a guest has waited for many pages, has
 // few vCPUs that wait for it at a time, and the disk is a fast one. A fault that cannot be answered
-// yet, because a mapping is changing or its block is not in the map, is parked: the thread reads
-// on, for it is itself the one whose reading ends that state, and comes back on a timer. It
-// allocates nothing and touches no guest memory, so no thread that sleeps on a page can hold it up;
-// and takes a lock only where a window could not be had after all.
+// yet, because a mapping is changing, its block is not in the map, the disk or the kernel's memory
+// does not give its page, or the reason for losing it is still to be told, is parked: the thread
+// reads on, for it is itself the one whose reading ends the first of these, and comes back on
+// a timer. It allocates nothing and touches no guest memory, so no thread that sleeps on a page can
+// hold it up; and takes a lock only where a window could not be had after all.
 //
 // A guest that has been given a page soon asks for the next. The thread therefore looks for it for
 // some microseconds before it sleeps, since to be woken takes longer than to serve a cached page;
@@ -78,12 +79,15 @@ class FaultThread {
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }
 
  private:
+  // Times are of MonotonicNs(); 0: never.
   struct Fault {
-    uintptr_t addr;
-    uint64_t read_ns;  // when its event was read
-    uint32_t attempts;
-    bool unread;        // the last one failed in reading the file,
-    uint64_t retry_ns;  // which is not tried again before; else 0
+    uintptr_t addr = 0;
+    uint64_t read_ns = 0;  // when its event was read
+    uint32_t attempts = 0;
+    uint64_t unread_since_ns = 0;  // reading the file has failed each time
+    uint64_t retry_ns = 0;         // not tried again before
+    uint64_t tell_by_ns = 0;       // its page is lost, and given up then at the latest,
+    uint64_t errors = 0;           // or when so many errors are told
   };
   // Pages that can be parked. Reading goes on when it is full, for a read may be what ends the
   // state that parks them; faults that find no room are woken later, and come again.
@@ -99,6 +103,7 @@ class FaultThread {
   Offered OfferWindows(absl::Span<const MissingFault> faults, uint64_t read_ns);
   bool ServeOffered(uintptr_t addr);
   void Serve(Fault fault);
+  void GiveUp(Fault fault, RamBlock& block, uint64_t page);
   bool LoadWindow(RamBlock& block, uint64_t page);
   PageLoader::Whole LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page);
   bool WindowsMayComeFromDisk() const;

@@ -3,10 +3,17 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace ramjet {
+namespace {
+
+// Longer than the pause before EagerQueue tries again.
+constexpr uint64_t kUnreadPauseNs = 5'000'000'000;
+
+}  // namespace
 
 size_t LatencyHistogram::BucketOf(uint64_t ns) {
   // Below 2^kSubBits a bucket a nanosecond; from there on 2^kSubBits buckets for each power of two.
@@ -42,18 +49,46 @@ uint64_t LatencyHistogram::QuantileNs(double fraction) const {
 
 void LoadStats::AddError(const absl::Status& error) {
   absl::MutexLock lock(&mu_);
-  if (errors_.size() < kMaxErrors) {
-    errors_.emplace_back(error.message());
-  } else {
-    ++more_errors_;
-  }
+  const std::string message(error.message());
+  const auto known = [&](const std::vector<std::string>& messages) {
+    return std::find(messages.begin(), messages.end(), message) != messages.end();
+  };
+  if (known(errors_) || known(untold_)) return;
+  if (errors_.size() < kMaxErrors) errors_.push_back(message);
+  if (tells_ && untold_.size() < kMaxUntold) untold_.push_back(message);
+  count_.fetch_add(1, std::memory_order_release);
 }
 
 std::vector<std::string> LoadStats::errors() const {
   absl::MutexLock lock(&mu_);
   std::vector<std::string> result = errors_;
-  if (more_errors_ > 0) result.push_back(absl::StrCat("and ", more_errors_, " more"));
+  const uint64_t more = error_count() - errors_.size();
+  if (more > 0) result.push_back(absl::StrCat("and ", more, " more"));
   return result;
+}
+
+void LoadStats::NoteUnread(const absl::Status& why) {
+  const uint64_t now_ns = MonotonicNs();
+  absl::MutexLock lock(&mu_);
+  unread_ = std::string(why.message());
+  if (now_ns > unread_last_ns_ + kUnreadPauseNs) unread_first_ns_ = now_ns;
+  unread_last_ns_ = now_ns;
+}
+
+LoadStats::Unread LoadStats::unread() const {
+  absl::MutexLock lock(&mu_);
+  if (unread_.empty() || MonotonicNs() > unread_last_ns_ + kUnreadPauseNs) return {};
+  return {.why = unread_, .for_ns = unread_last_ns_ - unread_first_ns_};
+}
+
+bool LoadStats::any_untold() const {
+  absl::MutexLock lock(&mu_);
+  return !untold_.empty();
+}
+
+LoadStats::Untold LoadStats::TakeUntold() {
+  absl::MutexLock lock(&mu_);
+  return {.messages = std::exchange(untold_, {}), .upto = error_count()};
 }
 
 }  // namespace ramjet

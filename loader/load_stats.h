@@ -80,18 +80,55 @@ struct LoadStats {
   }
 
   std::atomic<uint64_t> postponed{0};     // eager installs that waited for a mapping to settle
-  std::atomic<uint64_t> read_retries{0};  // reads of the file that were repeated
+  std::atomic<uint64_t> no_memory{0};     // installs for which the kernel had no page just then
+  std::atomic<uint64_t> read_retries{0};  // reads of the file that failed and came again later
 
-  // Keeps the first kMaxErrors messages and counts the rest. Allocates: for the way out, not the
-  // way through.
+  // What went wrong for good. Keeps the first kMaxErrors messages and counts the rest; one that is
+  // known already is not counted again. Allocates: for the way out, not the way through.
   static constexpr size_t kMaxErrors = 16;
   void AddError(const absl::Status& error) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<std::string> errors() const ABSL_LOCKS_EXCLUDED(mu_);
 
+  // A page could not be read ahead of need, and comes later.
+  void NoteUnread(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
+  // The latest of these reasons, and for how long such reads have failed without a pause of
+  // seconds. Empty: none has failed for a while.
+  struct Unread {
+    std::string why;
+    uint64_t for_ns = 0;
+  };
+  Unread unread() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Errors are to be told to somebody before anybody can die of them: by the one caller of these.
+  // Before the load begins.
+  void TellErrors() { tells_ = true; }
+  // Those that came since the last call, up to kMaxUntold of them. MarkTold() when they are told.
+  struct Untold {
+    std::vector<std::string> messages;
+    uint64_t upto = 0;
+  };
+  Untold TakeUntold() ABSL_LOCKS_EXCLUDED(mu_);
+  bool any_untold() const ABSL_LOCKS_EXCLUDED(mu_);
+  void MarkTold(uint64_t upto) { told_.store(upto, std::memory_order_release); }
+  // How many there were so far, and whether the first `count` of them are told, as far as anybody
+  // tells them. Takes no lock.
+  uint64_t error_count() const { return count_.load(std::memory_order_acquire); }
+  bool told(uint64_t count) const {
+    return !tells_ || told_.load(std::memory_order_acquire) >= count;
+  }
+
  private:
+  static constexpr size_t kMaxUntold = 64;
+
+  bool tells_ = false;              // constant once the load has begun
+  std::atomic<uint64_t> count_{0};  // written under mu_
+  std::atomic<uint64_t> told_{0};
   mutable absl::Mutex mu_;
   std::vector<std::string> errors_ ABSL_GUARDED_BY(mu_);
-  uint64_t more_errors_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::string> untold_ ABSL_GUARDED_BY(mu_);
+  std::string unread_ ABSL_GUARDED_BY(mu_);
+  uint64_t unread_first_ns_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t unread_last_ns_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace ramjet

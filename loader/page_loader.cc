@@ -9,6 +9,12 @@
 // meanwhile wakes it. And where the VM is being stopped, who waits for a page that cannot be had
 // goes on waiting: it must not run on.
 //
+// Nothing is given up that no thread waits for. Ahead of need, a page that cannot be read stays
+// pending: the disk may give it later, and the guest may never ask for it. A page that a thread
+// waits for is asked for again (kMaxUnreadNs); then it is lost, and stays claimed until the reason
+// has been told (LoadStats::told()), for a guest or a VMM may die of the poison at once. Want of
+// memory destroys nothing at all: whoever waits goes on waiting.
+//
 // A faulted page is claimed before it is read, so that it is read once however many vCPUs touch it.
 // Ahead of need it is the other way round: a run is read first and claimed when it is there, piece
 // by piece, for the time of one ioctl. So a fault on a page in a run that is being read from a slow
@@ -23,9 +29,11 @@
 // the claimant's wake makes its waiters see that.
 //
 // EEXIST on an install means that the page is there although nobody received it. That cannot happen
-// to memory that is empty when it is registered and ours alone to fill; it is counted
-// (`redundant`), marked received and woken, never ignored: a waiter whose page exists would
-// otherwise sleep for ever.
+// to memory that is empty when it is registered and ours alone to fill. Where it does, somebody
+// else has filled the page: the kernel with zeros for a huge page (shared memory, before Linux
+// 6.4), or another mapping. If the page holds what the file has, no harm is done: it is counted
+// (`redundant`), marked received and woken. If not, the guest may have read it already, and the VM
+// is stopped.
 //
 // Memory with an alias is filled through the alias and then mapped (Continue). Both happen inside
 // the gate: content that was written through the alias, and discarded since, would come back by the
@@ -37,8 +45,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <ctime>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "loader/run_reader.h"
@@ -46,15 +56,14 @@
 namespace ramjet {
 namespace {
 
-constexpr int kReadAttempts = 4;
 // One ioctl's worth, which is how long a claim of a run lasts: a copy costs no less a byte above
 // it.
 constexpr uint64_t kMaxInstallBytes = 64 << 10;
 // The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
 constexpr uint64_t kMaxPageBytes = 1 << 30;
 
-// Sleeps a little longer each time. For threads that nobody waits for.
-class Patience {
+// Sleeps a little longer each time.
+class Backoff {
  public:
   // False once the sleeps add up to about a second.
   bool Sleep() {
@@ -79,9 +88,30 @@ bool WriteSafely(uintptr_t to, const uint8_t* from, uint64_t length) {
   return written == static_cast<ssize_t>(length);
 }
 
-absl::Status NoMemoryError(const RamBlock& block, uint64_t page) {
-  return absl::ResourceExhaustedError(absl::StrCat("block \"", block.idstr(), "\", page ", page,
-                                                   ": the kernel has no memory for it"));
+// memcpy() from a page that is present, but may be poisoned.
+bool ReadSafely(uintptr_t from, absl::Span<uint8_t> to) {
+  const iovec local{.iov_base = to.data(), .iov_len = to.size()};
+  const iovec remote{.iov_base = reinterpret_cast<void*>(from), .iov_len = to.size()};
+  const ssize_t got = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+  return got == static_cast<ssize_t>(to.size());
+}
+
+// Whether the page, which is present, holds `content`.
+bool Holds(const RamBlock& block, uint64_t page, const uint8_t* content) {
+  std::array<uint8_t, 4096> piece;  // no system's pages are smaller
+  for (uint64_t at = 0; at < block.page_size(); at += piece.size()) {
+    if (!ReadSafely(block.AddrOf(page) + at, absl::MakeSpan(piece))) return false;
+    if (std::memcmp(piece.data(), content + at, piece.size()) != 0) return false;
+  }
+  return true;
+}
+
+absl::Status ForeignError(const RamBlock& block, uint64_t page) {
+  return absl::DataLossError(
+      absl::StrCat("block \"", block.idstr(), "\", page ", page,
+                   ": something else than the snapshot's content is in its memory already: another "
+                   "mapping, or before Linux 6.4 the kernel (huge pages of shared memory), has "
+                   "filled it"));
 }
 
 absl::Status RefusedError(const RamBlock& block, uint64_t page) {
@@ -103,7 +133,7 @@ absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
 }
 
 Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
-                                bool last_attempt) {
+                                uint64_t unread_ns) {
   const Trip trip(trips_);
   if (block.Claim({page, 1}) == 0) {
     return block.received(page) ? InstallZeroAgain(block, page) : Outcome::kInFlight;
@@ -111,15 +141,15 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
   uint8_t* const content = buffer.first(block.page_size()).data();
   if (block.nonzero(page)) {
     const absl::Status read = ReadRun(parts_.demand, block, {page, 1}, content);
-    if (absl::IsUnavailable(read) && !last_attempt) {
+    if (!read.ok() && IsLost(read, unread_ns)) return Lose(block, {page, 1}, read);
+    if (!read.ok()) {
       Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
       block.Unclaim({page, 1});
       return Outcome::kUnread;
     }
-    if (!read.ok()) return Poison(block, page, read);
   }
-  return InstallFaulted(block, page, content, last_attempt);
+  return InstallFaulted(block, page, content, unread_ns);
 }
 
 void PageLoader::PrefetchFaulted(const RamBlock& block, uint64_t page) const {
@@ -129,35 +159,39 @@ void PageLoader::PrefetchFaulted(const RamBlock& block, uint64_t page) const {
 }
 
 Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
-                                   bool last_attempt) {
+                                   uint64_t unread_ns) {
   Installed installed;
   bool nonzero;
+  bool foreign = false;
   bool completed = false;
   {
     const InsideGate inside(parts_.gate);
     nonzero = block.nonzero(page);
     installed = nonzero ? InstallContent(block, {page, 1}, content) : InstallZero(block, page);
     switch (installed.result) {
-      case InstallResult::kDone:
       case InstallResult::kExists:
+        foreign = nonzero && !Holds(block, page, content);
+        if (foreign) break;
+        [[fallthrough]];
+      case InstallResult::kDone:
       case InstallResult::kGone:  // unmapped: nobody can need it
         Count(nonzero ? parts_.stats.faulted : parts_.stats.zeroed, 1);
         // A page discarded while it was in flight is received already.
         if (!block.received(page)) completed = block.MarkReceived({page, 1});
         break;
+      case InstallResult::kRefused:
+        if (unread_ns >= kMaxDamagedNs) break;
+        [[fallthrough]];
       case InstallResult::kNoMemory:
       case InstallResult::kNothing:
-        if (last_attempt) break;
-        [[fallthrough]];
       case InstallResult::kAgain:
         block.Unclaim({page, 1});
-        break;
-      case InstallResult::kRefused:
         break;
     }
   }
   switch (installed.result) {
     case InstallResult::kExists:
+      if (foreign) return StopVm(ForeignError(block, page));
       Count(parts_.stats.redundant, 1);
       [[fallthrough]];
     case InstallResult::kDone:
@@ -167,10 +201,10 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
       return Outcome::kAgain;
     case InstallResult::kNoMemory:
     case InstallResult::kNothing:
-      if (!last_attempt) return Outcome::kNoMemory;
-      return Poison(block, page, NoMemoryError(block, page));
+      return Outcome::kNoMemory;
     case InstallResult::kRefused:
-      return Poison(block, page, RefusedError(block, page));
+      if (unread_ns < kMaxDamagedNs) return Outcome::kUnread;
+      return Lose(block, {page, 1}, RefusedError(block, page));
   }
   Wake(block, {page, 1});
   if (completed) parts_.progress.Note();
@@ -209,11 +243,60 @@ void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
   for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0 && !quit_;
        part = block.FindPending(part.first + 1, run.end())) {
     const PageRun one{part.first, 1};
-    const absl::Status read = ReadPatiently(block, one, content);
+    const absl::Status read = ReadRun(parts_.bulk, block, one, content);
     if (read.ok()) {
       InstallAhead(block, one, content, also);
     } else {
-      PoisonAhead(block, one.first, read);
+      Count(parts_.stats.read_retries, 1);
+      parts_.stats.NoteUnread(read);
+    }
+  }
+}
+
+void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, uint64_t unread_ns,
+                             uint64_t& tell_by_ns) {
+  uint8_t* const content = buffer.first(block.page_size()).data();
+  PageRun lost{run.first, 0};
+  absl::Status why;  // of the first lost page
+  for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0 && !quit_;
+       part = block.FindPending(part.first + 1, run.end())) {
+    const PageRun one{part.first, 1};
+    const absl::Status read = ReadRun(parts_.demand, block, one, content);
+    if (read.ok()) {
+      InstallAhead(block, one, content);
+      continue;
+    }
+    parts_.stats.NoteUnread(read);
+    if (!IsLost(read, unread_ns) || block.Claim(one) == 0) continue;
+    if (lost.end() != one.first) {
+      LoseAndGiveUp(block, lost, why, tell_by_ns);
+      lost = {one.first, 0};
+    }
+    if (lost.count++ == 0) why = read;
+  }
+  LoseAndGiveUp(block, lost, why, tell_by_ns);
+}
+
+// REQUIRES: the run is claimed by the caller.
+void PageLoader::LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why,
+                               uint64_t& tell_by_ns) {
+  if (run.count == 0) return;
+  const Trip trip(trips_);
+  const std::string more =
+      run.count > 1 ? absl::StrCat("; pages ", run.first, " to ", run.end() - 1, " alike") : "";
+  if (Lose(block, run, absl::Status(why.code(), absl::StrCat(why.message(), more))) !=
+      Outcome::kLost) {
+    return;
+  }
+  const uint64_t errors = parts_.stats.error_count();
+  if (tell_by_ns == 0) tell_by_ns = MonotonicNs() + kMaxTellingNs;
+  Backoff backoff;
+  while (!parts_.stats.told(errors) && MonotonicNs() < tell_by_ns && !quit_) backoff.Sleep();
+  for (uint64_t page = run.first; page < run.end(); ++page) {
+    Outcome outcome = GiveUp(block, page);
+    while (!quit_ && (outcome == Outcome::kAgain || outcome == Outcome::kNoMemory)) {
+      backoff.Sleep();
+      outcome = GiveUp(block, page);
     }
   }
 }
@@ -222,12 +305,13 @@ void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
 void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
                               std::atomic<uint64_t>* also) {
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());
-  Patience patience;
+  Backoff mapping, memory;
   bool one_by_one = false;
   for (uint64_t at = run.first; !quit_;) {
     PageRun part;
     Installed installed;
     uint64_t arrived;
+    bool foreign = false;
     bool completed = false;
     {
       const Trip trip(trips_);
@@ -237,17 +321,22 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
         if (part.count == 0) return;
         part.count = block.Claim({part.first, std::min(part.count, one_by_one ? 1 : most_pages)});
         if (part.count == 0) continue;  // a fault was faster
-        installed = InstallContent(block, part, content + block.BytesOf(part.first - run.first));
+        const uint8_t* const from = content + block.BytesOf(part.first - run.first);
+        installed = InstallContent(block, part, from);
         arrived = installed.length / block.page_size();
+        const uint64_t next = part.first + arrived;
+        foreign = installed.result == InstallResult::kExists &&
+                  !Holds(block, next, from + installed.length);
         const bool next_settled =
-            installed.result == InstallResult::kExists ||
+            (installed.result == InstallResult::kExists && !foreign) ||
             (installed.result == InstallResult::kGone && part.count == 1);  // unmapped
         if (next_settled) ++arrived;
         // Before the last page is noted, for whoever waits for that reads the sums.
         Count(parts_.stats.eager, arrived);
         if (also != nullptr) Count(*also, arrived);
         if (arrived > 0) completed = block.MarkReceived({part.first, arrived});
-        if (arrived < part.count) block.Unclaim({part.first + arrived, part.count - arrived});
+        const uint64_t kept = arrived + (foreign ? 1 : 0);  // which nobody is to have
+        if (kept < part.count) block.Unclaim({part.first + kept, part.count - kept});
       }
       Wake(block, part);
     }
@@ -257,6 +346,10 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
       case InstallResult::kDone:
         break;
       case InstallResult::kExists:
+        if (foreign) {
+          StopVm(ForeignError(block, at));
+          return;
+        }
         Count(parts_.stats.redundant, 1);
         break;
       case InstallResult::kGone:
@@ -264,29 +357,18 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
         break;
       case InstallResult::kAgain:
         Count(parts_.stats.postponed, 1);
-        patience.Sleep();
+        mapping.Sleep();
         break;
       case InstallResult::kNoMemory:
       case InstallResult::kNothing:
-        if (!patience.Sleep()) PoisonAhead(block, at, NoMemoryError(block, at));
+        Count(parts_.stats.no_memory, 1);
+        if (!memory.Sleep()) return;
         break;
       case InstallResult::kRefused:
-        PoisonAhead(block, at, RefusedError(block, at));
-        break;
+        parts_.stats.NoteUnread(RefusedError(block, at));
+        return;
     }
   }
-}
-
-// Asks again where that may help, for a thread that nobody waits for.
-absl::Status PageLoader::ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const {
-  Patience patience;
-  absl::Status read = ReadRun(parts_.bulk, block, run, content);
-  for (int attempt = 1; attempt < kReadAttempts && absl::IsUnavailable(read) && !quit_; ++attempt) {
-    Count(parts_.stats.read_retries, 1);
-    patience.Sleep();
-    read = ReadRun(parts_.bulk, block, run, content);
-  }
-  return read;
 }
 
 // kExists, after pages that were installed, if one is there already.
@@ -311,53 +393,68 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
   return parts_.uffd.Continue(addr, block.page_size());
 }
 
-// REQUIRES: the page is claimed by the caller. Says why once it is done, so that a kAgain on the
-// way does not say it twice; and before anybody can notice.
-Outcome PageLoader::Poison(RamBlock& block, uint64_t page, const absl::Status& why) {
-  bool unwanted;
-  bool poisoned = false;
-  {
-    const InsideGate inside(parts_.gate);
-    unwanted = block.received(page);  // discarded meanwhile, so it is zero, and no harm is done
-    if (!unwanted && parts_.may_poison && parts_.uffd.features().poison) {
-      switch (parts_.uffd.Poison(block.AddrOf(page), block.page_size()).result) {
-        case InstallResult::kDone:
-        case InstallResult::kExists:
-        case InstallResult::kGone:
-          poisoned = true;
-          parts_.stats.AddError(why);
-          Count(parts_.stats.poisoned, 1);
-          block.MarkPoisoned(page);
-          break;
-        case InstallResult::kAgain:
-          block.Unclaim({page, 1});
-          return Outcome::kAgain;
-        case InstallResult::kNoMemory:
-        case InstallResult::kNothing:
-        case InstallResult::kRefused:
-          break;
-      }
-    }
-  }
-  if (!unwanted && !poisoned) {
-    parts_.stats.AddError(why);
-    parts_.vm_stop.Stop(why);
-    parts_.progress.Note();
-    return Outcome::kFailed;
-  }
-  Wake(block, {page, 1});
-  if (poisoned) parts_.progress.Note();
-  return unwanted ? Outcome::kReceived : Outcome::kFailed;
+bool PageLoader::IsLost(const absl::Status& read, uint64_t unread_ns) const {
+  return unread_ns >= (absl::IsUnavailable(read) ? kMaxUnreadNs : kMaxDamagedNs);
 }
 
-void PageLoader::PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why) {
-  Patience patience;
-  while (!quit_ && block.Claim({page, 1}) == 1) {
-    const Trip trip(trips_);
-    if (Poison(block, page, why) != Outcome::kAgain) return;
-    Wake(block, {page, 1});
-    patience.Sleep();
+// REQUIRES: the run is claimed by the caller.
+Outcome PageLoader::Lose(const RamBlock& block, PageRun run, const absl::Status& why) {
+  bool unwanted;
+  {
+    const InsideGate inside(parts_.gate);
+    unwanted = run.count == 1 && block.received(run.first);  // discarded meanwhile: it is zero
   }
+  if (unwanted) {
+    Wake(block, run);
+    return Outcome::kReceived;
+  }
+  if (!parts_.may_poison || !block.memory().poisonable || !parts_.uffd.features().poison) {
+    return StopVm(why);
+  }
+  // Counted before anybody can read the statistics because of the error.
+  Count(parts_.stats.poisoned, run.count);
+  parts_.stats.AddError(why);
+  parts_.progress.Note();
+  return Outcome::kLost;
+}
+
+// REQUIRES: the page is claimed by the caller, and its outcome was kLost.
+Outcome PageLoader::GiveUp(RamBlock& block, uint64_t page) {
+  const Trip trip(trips_);
+  InstallResult result = InstallResult::kDone;
+  bool unwanted;
+  {
+    const InsideGate inside(parts_.gate);
+    unwanted = block.received(page);
+    if (!unwanted) result = parts_.uffd.Poison(block.AddrOf(page), block.page_size()).result;
+    const bool settled = result == InstallResult::kDone || result == InstallResult::kGone;
+    if (!unwanted && settled) block.MarkPoisoned(page);
+  }
+  if (unwanted) parts_.stats.poisoned.fetch_sub(1, std::memory_order_relaxed);
+  switch (result) {
+    case InstallResult::kDone:
+    case InstallResult::kGone:
+      Wake(block, {page, 1});
+      parts_.progress.Note();
+      return unwanted ? Outcome::kReceived : Outcome::kFailed;
+    case InstallResult::kAgain:
+      return Outcome::kAgain;
+    case InstallResult::kNoMemory:
+    case InstallResult::kNothing:
+      return Outcome::kNoMemory;
+    case InstallResult::kExists:
+    case InstallResult::kRefused:
+      break;
+  }
+  return StopVm(ForeignError(block, page));
+}
+
+// Whoever waits goes on waiting.
+Outcome PageLoader::StopVm(const absl::Status& why) {
+  parts_.stats.AddError(why);
+  parts_.vm_stop.Stop(why);
+  parts_.progress.Note();
+  return Outcome::kFailed;
 }
 
 void PageLoader::Discard(RamBlock& block, uintptr_t start, uintptr_t end) {

@@ -29,6 +29,7 @@ enum class Outcome {
   kAgain,     // the mapping is changing: nothing is claimed, the waiter sleeps on, ask again soon
   kNoMemory,  // the kernel had no page to give: as kAgain, but worth asking only so often
   kUnread,    // the file could not be read, which may pass: as kNoMemory
+  kLost,      // it cannot be had, and stays claimed by the caller, who is to call GiveUp()
   kFailed,    // it cannot be had: poisoned, or the VM is being stopped
 };
 
@@ -51,7 +52,7 @@ class PageLoader {
     LoadStats& stats;
     LoadProgress& progress;
     VmStop& vm_stop;
-    bool may_poison = true;  // where the kernel can; else the VM is stopped
+    bool may_poison = true;  // where the kernel and the memory can; else the VM is stopped
   };
   explicit PageLoader(const Parts& parts) : parts_(parts) {}
 
@@ -59,10 +60,28 @@ class PageLoader {
   // is in use; by one thread at a time.
   absl::Status PrepareZeros(uint64_t page_bytes);
 
-  // Brings a page that somebody sleeps on. `buffer` holds at least one page of the block. After
-  // `last_attempt` the outcome is neither kNoMemory nor kUnread.
-  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
-                      bool last_attempt = false);
+  // How long a page that cannot be read is asked for again, if the disk may yet give it, and if the
+  // file has something else there or has ended: long enough for a disk that is gone for a moment,
+  // and short enough for a guest that is better told of a broken one.
+  static constexpr uint64_t kMaxUnreadNs = 2'000'000'000;
+  static constexpr uint64_t kMaxDamagedNs = 60'000'000;
+  // And how long one that is lost waits until somebody has told the reason: the disk to which it is
+  // written may be the one that has failed.
+  static constexpr uint64_t kMaxTellingNs = 1'000'000'000;
+
+  // Brings a page that a thread sleeps on. `buffer` holds at least one page of the block.
+  // `unread_ns` says for how long the outcome has been kUnread; in the end it is kLost.
+  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer, uint64_t unread_ns = 0);
+  // Poisons a page whose outcome was kLost, once its reason has been told: LoadStats::told().
+  // kAgain and kNoMemory: it stays claimed, ask again soon.
+  Outcome GiveUp(RamBlock& block, uint64_t page);
+
+  // Brings what is pending in `run`, for a caller who cannot go on without it. What cannot be read
+  // stays pending until `unread_ns`, for which the caller has seen no page arrive, is as much as a
+  // fault would have waited; then it is given up, when the reason is told or `tell_by_ns` has come:
+  // kMaxTellingNs after the first that is lost, which sets it if it is 0.
+  void LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, uint64_t unread_ns,
+                   uint64_t& tell_by_ns);
 
   // What became of a window that somebody touched.
   enum class Whole {
@@ -94,7 +113,8 @@ class PageLoader {
 
   // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
   // changing. `buffer` holds run.count pages. What arrives is counted in LoadStats::eager, and in
-  // `also` if that is given.
+  // `also` if that is given. Pages that cannot be had just now, for want of memory or for an error
+  // of the disk, stay pending.
   void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
                  std::atomic<uint64_t>* also = nullptr);
 
@@ -155,7 +175,8 @@ class PageLoader {
     bool completed = false;  // the block, by this
   };
 
-  Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content, bool last_attempt);
+  Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
+                         uint64_t unread_ns);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
   void InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
                     std::atomic<uint64_t>* also = nullptr);
@@ -169,9 +190,10 @@ class PageLoader {
   Moved MoveWindow(ClaimedWindow window, uint8_t* content, const MoveCounts& counts);
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
-  Outcome Poison(RamBlock& block, uint64_t page, const absl::Status& why);
-  void PoisonAhead(RamBlock& block, uint64_t page, const absl::Status& why);
-  absl::Status ReadPatiently(const RamBlock& block, PageRun run, uint8_t* content) const;
+  bool IsLost(const absl::Status& read, uint64_t unread_ns) const;
+  Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
+  void LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
+  Outcome StopVm(const absl::Status& why);
   Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
   Installed InstallZero(const RamBlock& block, uint64_t page) const;
   void Wake(const RamBlock& block, PageRun run) const;

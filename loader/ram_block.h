@@ -47,6 +47,8 @@ class RamBlock {
     uint64_t page_size = 0;  // a power of two
     uintptr_t alias = 0;     // a second mapping of it, to fill it through, or 0
     bool zeroable = true;    // the kernel can install zero pages there
+    // Poison stays: it lies in a mapping, and shared memory has others, later ones too.
+    bool poisonable = true;
   };
   // `nonzero` has a bit for each page of `stored`, which is number `index` in Snapshot::blocks().
   RamBlock(size_t index, const SnapshotBlock& stored, const Memory& memory, PageBitmap nonzero);

@@ -85,6 +85,7 @@ std::string StatsText(const ramjet_handle& load) {
   StatsContent content{.complete = load.loader->complete(),
                        .lazy_pages = lazy.total,
                        .lazy_nonzero_pages = lazy.nonzero,
+                       .missing_pages = lazy.missing,
                        .to_complete = load.loader->to_complete(),
                        .cpu = absl::Nanoseconds(static_cast<int64_t>(load.loader->cpu_ns()))};
   for (size_t i = 0; i < load.snapshot->blocks().size(); ++i) {
@@ -241,6 +242,10 @@ int ramjet_wait(ramjet_handle* load, int64_t timeout_ms) {
   if (load->loader == nullptr) return 0;
   return Result(load->loader->Wait(timeout_ms < 0 ? absl::InfiniteDuration()
                                                   : absl::Milliseconds(timeout_ms)));
+}
+
+int ramjet_finish(ramjet_handle* load) {
+  return load->loader == nullptr ? 0 : Result(load->loader->Finish());
 }
 
 int64_t ramjet_stats_json(const ramjet_handle* load, char* buffer, uint64_t size) {

@@ -31,8 +31,9 @@
  *     the system. -EINVAL is an argument that makes no sense.
  *  2. Threads: every function may be called by any thread at any time, also concurrently on one
  *     handle; only ramjet_close() wants to be the last, with no other call under way.
- *     ramjet_wait(), ramjet_detach() and ramjet_close() must not be called by a thread on which an
- *     access to guest memory depends (one that holds a lock which a vCPU needs).
+ *     ramjet_wait(), ramjet_finish(), ramjet_detach() and ramjet_close() must not be called by
+ *     a thread on which an access to guest memory depends (one that holds a lock which a vCPU
+ *     needs).
  *     A handle is never NULL, but for ramjet_close().
  *  3. Addresses are of the calling process; lengths and offsets are bytes; ranges are half-open.
  *  4. Structs begin with their own size and may grow in later versions. Begin with the ..._INIT
@@ -98,11 +99,14 @@ RAMJET_API const char *ramjet_error(void);
 
 /* --- Opening --- */
 
-/* What becomes of a page that the file cannot give, after bounded retries. It is never zeros, and
- * never silence. */
+/* What becomes of a page that a thread waits for and that the file does not give: for 2 seconds, if
+ * the disk refuses it, or for 60 ms, if the file has ended or has something else there. It is never
+ * zeros, and never silence: ramjet_stats_json() has the reason before that thread goes on. A page
+ * that no thread waits for is never given up; it is tried again and again. */
 enum ramjet_on_unreadable {
   /* The page is poisoned: its use is a SIGBUS, in a guest a machine check; everything else goes on.
-   * Where the kernel cannot do that (before Linux 6.6), as RAMJET_STOP_VM. */
+   * Where the kernel cannot do that (before Linux 6.6), and for RAMJET_SHARED memory, whose other
+   * mappings would see zeros: as RAMJET_STOP_VM. */
   RAMJET_POISON = 0,
   /* The VM is to be stopped: see ramjet_options.stop_vm. Who touches such a page sleeps until
    * then. */
@@ -463,10 +467,19 @@ RAMJET_API int ramjet_discard(ramjet *load, void *start, uint64_t length);
 
 /* Waits until all attached blocks are complete, for at most `timeout_ms` milliseconds (negative: no
  * limit; 0: only asks). Without ramjet_start_eager() that is when everything has been touched.
- * Pages that were poisoned count as arrived: ramjet_get_stats() tells.
+ * Pages that were poisoned count as arrived: ramjet_get_stats() tells. While the file does not give
+ * a page, and no thread waits for it, the load is not complete: ramjet_stats_json() has the reason
+ * as "unread".
  * -ETIMEDOUT: not yet. -ENOTRECOVERABLE: a page cannot be had, and the VM has to be stopped (see
  * ramjet_options). -ECANCELED: the load was abandoned. */
 RAMJET_API int ramjet_wait(ramjet *load, int64_t timeout_ms);
+
+/* For a caller that cannot go on before all attached blocks are complete: loads the rest at full
+ * speed, whatever the eager_rate, also in the calling thread, so that the end comes even if no
+ * thread can be started. The caller counts as a guest that waits for every page: what the file does
+ * not give is poisoned, or the VM stopped (ramjet_on_unreadable). Not to be called by a thread on
+ * which an access to guest memory depends. Errors as those of ramjet_wait(). */
+RAMJET_API int ramjet_finish(ramjet *load);
 
 /* Numbers so far. Pages are of the memory they lie in. */
 struct ramjet_stats {
@@ -524,7 +537,7 @@ RAMJET_API int ramjet_collapse(ramjet *load);
 RAMJET_API int ramjet_abandon(ramjet *load);
 
 /* Frees the handle; NULL is allowed. What is attached, unless it was abandoned, is loaded to the
- * end first, however long that takes, and detached: the guest is never left with pages owed. After
+ * end first (ramjet_finish()), and detached: the guest is never left with pages owed. After
  * ramjet_wait() has said -ENOTRECOVERABLE it is abandoned instead. */
 RAMJET_API void ramjet_close(ramjet *load);
 

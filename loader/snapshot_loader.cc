@@ -13,6 +13,7 @@
 #include "loader/page_buffer.h"
 #include "loader/replace_file.h"
 #include "loader/thread.h"
+#include "loader/window_loader.h"
 #include "loader/working_set.h"
 #include "mappedram/snapshot_digest.h"
 #include "uffd/mappings.h"
@@ -92,6 +93,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
                                                           *std::move(checksums),
                                                           *std::move(vm_stop), *std::move(uffd)));
+  if (options.tell_errors) self->stats_.TellErrors();
   if (options.record) self->StartRecord();
   absl::StatusOr<std::unique_ptr<FaultThread>> fault_thread =
       FaultThread::Start({.uffd = *self->uffd_,
@@ -148,10 +150,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
       eager_queue_(snapshot_->blocks().size(), options_.eager_bytes_per_s) {}
 
 SnapshotLoader::~SnapshotLoader() {
-  if (!abandoned_.load() && !complete()) {
-    (void)StartEager();
-    (void)Wait();
-  }
+  (void)Finish();
   // What the VM was to be stopped for cannot be loaded, and must not become zeros now.
   if (!Detach().ok()) Abandon();
 }
@@ -172,7 +171,8 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   const RamBlock::Memory memory{.host = reinterpret_cast<uintptr_t>(mapping.host),
                                 .page_size = page_size,
                                 .alias = reinterpret_cast<uintptr_t>(mapping.alias),
-                                .zeroable = page_size == SystemPageSize()};
+                                .zeroable = page_size == SystemPageSize(),
+                                .poisonable = mapping.memory == BlockMemory::kPrivate};
   if (!memory.zeroable) {
     absl::Status ready = loader_->PrepareZeros(page_size);
     if (ready.ok()) ready = fault_thread_->Grow(page_size);
@@ -351,30 +351,86 @@ void SnapshotLoader::Discard(uintptr_t start, uintptr_t end) {
   }
 }
 
-bool SnapshotLoader::complete() const {
-  // Without mu_, which Abandon() holds until the read in hand has ended: who waits learns of it at
-  // once.
-  for (const RamBlock* block = map_.FindFrom(0); block != nullptr;
-       block = map_.FindFrom(block->host() + block->length())) {
-    if (block->remaining_pages() > 0) return false;
-  }
-  return true;
-}
+// Without mu_, which Abandon() holds until the read in hand has ended: who waits learns of it at
+// once.
+bool SnapshotLoader::complete() const { return MissingPages() == 0; }
 
 absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
-  const uint64_t deadline_ns = DeadlineNs(timeout);
+  return WaitUntil(DeadlineNs(timeout), false);
+}
+
+absl::Status SnapshotLoader::WaitOrError(absl::Duration timeout) {
+  return WaitUntil(DeadlineNs(timeout), true);
+}
+
+absl::Status SnapshotLoader::WaitUntil(uint64_t deadline_ns, bool or_error) {
   for (;;) {
     const uint32_t moments = progress_.moments();
     if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
-    if (complete()) return absl::OkStatus();
     if (vm_stop_->stopped()) {
       return absl::AbortedError(
           absl::StrCat("the VM has to be stopped: ", vm_stop_->why().message()));
     }
+    if (or_error && stats_.any_untold()) return absl::UnavailableError("");
+    if (complete()) return absl::OkStatus();
     if (!progress_.AwaitNext(moments, deadline_ns)) {
       return absl::DeadlineExceededError("the load is not complete yet");
     }
   }
+}
+
+absl::Status SnapshotLoader::Finish() {
+  if (abandoned_.load() || complete()) return Wait();
+  (void)Hurry();  // where no thread can be had, this one has to do
+  {
+    absl::MutexLock lock(&mu_);
+    if (!uffd_) return Wait();
+    absl::MutexLock count(&finishing_mu_);
+    ++finishing_;
+  }
+  LoadWhatIsLeft();
+  {
+    absl::MutexLock count(&finishing_mu_);
+    --finishing_;
+  }
+  return Wait();
+}
+
+// Returns when everything is there, or the load has ended in another way. Other threads may have
+// claimed the rest, or the disk may not give it: then it is looked for again and again.
+void SnapshotLoader::LoadWhatIsLeft() {
+  constexpr uint64_t kPauseNs = 2'000'000;
+  WindowLoader windows(*loader_, eager_queue_, stats_);
+  uint64_t missing = MissingPages();
+  uint64_t progress_ns = MonotonicNs();
+  uint64_t tell_by_ns = 0;
+  while (!complete() && !vm_stop_->stopped() && !loader_->quitting()) {
+    const uint32_t moments = progress_.moments();
+    while (std::optional<EagerQueue::Window> window = eager_queue_.TryNext()) {
+      windows.LoadWindow(*std::move(window));
+    }
+    while (windows.any_begun()) windows.EndOldest();
+    const uint64_t now_ns = MonotonicNs();
+    if (const uint64_t left = MissingPages(); left < missing) {
+      missing = left;
+      progress_ns = now_ns;
+      tell_by_ns = 0;
+    }
+    for (RamBlock* block = map_.FindFrom(0); block != nullptr;
+         block = map_.FindFrom(block->host() + block->length())) {
+      windows.LoadAwaited(*block, now_ns - progress_ns, tell_by_ns);
+    }
+    (void)progress_.AwaitNext(moments, MonotonicNs() + kPauseNs);
+  }
+}
+
+uint64_t SnapshotLoader::MissingPages() const {
+  uint64_t missing = 0;
+  for (const RamBlock* block = map_.FindFrom(0); block != nullptr;
+       block = map_.FindFrom(block->host() + block->length())) {
+    missing += block->remaining_pages();
+  }
+  return missing;
 }
 
 absl::Status SnapshotLoader::Detach() {
@@ -438,6 +494,12 @@ void SnapshotLoader::End() {
   if (!uffd_) return;
   eager_queue_.Close();
   loader_->Quit();
+  {
+    absl::MutexLock lock(&finishing_mu_);
+    const auto none = [this]()
+                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(finishing_mu_) { return finishing_ == 0; };
+    finishing_mu_.Await(absl::Condition(&none));
+  }
   if (working_set_thread_ != nullptr) {
     ended_cpu_ns_ += working_set_thread_->cpu_ns();
     working_set_thread_.reset();
@@ -471,6 +533,7 @@ SnapshotLoader::PageCounts SnapshotLoader::attached_pages() const {
   for (const auto& block : blocks_) {
     counts.total += block->pages();
     counts.nonzero += block->nonzero_pages();
+    counts.missing += block->remaining_pages();
   }
   return counts;
 }

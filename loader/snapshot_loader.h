@@ -59,10 +59,11 @@ struct BlockMapping {
   void* alias = nullptr;
 };
 
-// What becomes of a page that the file cannot give. Never zeros, never silence.
+// What becomes of a page that a thread waits for and the file does not give, for some seconds. Never
+// zeros, never silence.
 enum class OnUnreadable {
-  // Its use is a SIGBUS (in a guest a machine check), and the others keep coming; where the kernel
-  // cannot do that, as kStopVm.
+  // Its use is a SIGBUS (in a guest a machine check), and the others keep coming. Where the kernel
+  // cannot do that, and in shared memory, where poison would not hold in every mapping: as kStopVm.
   kPoison,
   // Whoever touches it sleeps until the VM is ended: see Options::stop_vm.
   kStopVm,
@@ -113,6 +114,9 @@ class SnapshotLoader {
     std::string checksums = {};
     // Note which pages are touched, for SaveWorkingSet().
     bool record = false;
+    // The caller tells errors to somebody (TakeUntold()): an unreadable page is given up once the
+    // reason is told, or a second has passed. Else it is enough that stats().errors() has it.
+    bool tell_errors = false;
   };
   static constexpr unsigned kMaxEagerThreads = 64;
 
@@ -124,8 +128,8 @@ class SnapshotLoader {
                                                                 const Options& options,
                                                                 const PageSource* source = nullptr);
 
-  // Loads what is left, whatever it takes, and detaches: guest memory is never left with pages owed
-  // and nobody to bring them (invariant 7). If the VM had to be stopped, abandons it.
+  // Finish(), and detaches: guest memory is never left with pages owed and nobody to bring them
+  // (invariant 7). If the VM had to be stopped, abandons it.
   ~SnapshotLoader();
 
   // Makes the mapping that block's memory: whatever is there is dropped, and from the return on
@@ -144,6 +148,11 @@ class SnapshotLoader {
   // StartEager(), and from now on without the limit of Options::eager_bytes_per_s.
   absl::Status Hurry() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // For a caller that cannot go on before everything is there: Hurry(), and the calling thread
+  // loads, too, so that the end comes even where no thread could be started. It counts as a guest
+  // that waits: what the file does not give for that long is given up. Statuses as Wait().
+  absl::Status Finish() ABSL_LOCKS_EXCLUDED(mu_);
+
   // Writes the pages that were touched before StartEager() was called, or up to now, to `path`: a
   // working set for the next load of this snapshot. It replaces what is there when it is complete;
   // until then it is called PATH.PID.tmp. FailedPrecondition: Options::record was not set, or there
@@ -159,9 +168,17 @@ class SnapshotLoader {
   bool complete() const;
 
   // Sleeps until complete() (OK), or `timeout` has passed (DeadlineExceeded), or a page cannot be
-  // had and the kernel cannot poison it (Aborted): then its users sleep for ever, and the VM has to
-  // be ended; or Abandon() was called (Cancelled).
+  // had and not be poisoned (Aborted): then its users sleep for ever, and the VM has to be ended; or
+  // Abandon() was called (Cancelled). Pages that the file does not give and nobody waits for are
+  // tried again and again: then there is no end before the file recovers.
   absl::Status Wait(absl::Duration timeout = absl::InfiniteDuration());
+  // The same, but Unavailable at once if there are errors that nobody has taken.
+  absl::Status WaitOrError(absl::Duration timeout);
+
+  // For Options::tell_errors: the errors since the last call, and the word that they are told.
+  LoadStats::Untold TakeUntold() { return stats_.TakeUntold(); }
+  void MarkTold(const LoadStats::Untold& errors) { stats_.MarkTold(errors.upto); }
+  absl::Status stopped_why() const { return vm_stop_->why(); }  // OK: the VM may go on
 
   // Hands the memory over to the kernel: unregisters, ends the threads, closes the descriptor.
   // FailedPrecondition unless complete(). Nothing may be attached afterwards; what else is asked
@@ -182,10 +199,11 @@ class SnapshotLoader {
   const Snapshot& snapshot() const { return *snapshot_; }
   const LoadStats& stats() const { return stats_; }
   uint64_t cpu_ns() const ABSL_LOCKS_EXCLUDED(mu_);  // of all our threads so far
-  // Pages of all attached blocks, and how many of them have content in the file.
+  // Pages of all attached blocks, how many of them have content in the file...
   struct PageCounts {
     uint64_t total = 0;
     uint64_t nonzero = 0;
+    uint64_t missing = 0;  // of those, that have not arrived
   };
   PageCounts attached_pages() const ABSL_LOCKS_EXCLUDED(mu_);
   bool attached(size_t block) const ABSL_LOCKS_EXCLUDED(mu_);
@@ -208,6 +226,9 @@ class SnapshotLoader {
   static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
   static void MakeInaccessible(const RamBlock& block);
   void StartRecord();
+  absl::Status WaitUntil(uint64_t deadline_ns, bool or_error);
+  void LoadWhatIsLeft();
+  uint64_t MissingPages() const;
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
@@ -234,6 +255,8 @@ class SnapshotLoader {
   std::vector<std::unique_ptr<RamBlock>> blocks_ ABSL_GUARDED_BY(mu_);
   std::vector<bool> attached_ ABSL_GUARDED_BY(mu_);  // by index in Snapshot::blocks()
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Mutex finishing_mu_ ABSL_ACQUIRED_AFTER(mu_);
+  int finishing_ ABSL_GUARDED_BY(finishing_mu_) = 0;  // threads in LoadWhatIsLeft()
 
   // From here on the order is that of dependence: threads end before what they use, and the
   // descriptor closes only after Detach() has unregistered everything.

@@ -19,7 +19,8 @@ Json PageCountsJson(const StatsContent& content, const LoadStats& stats) {
       {"total", content.lazy_pages},     {"eager", stats.eager.load()},
       {"queued", stats.queued.load()},   {"working_set", stats.working_set.load()},
       {"faulted", stats.faulted.load()}, {"zero", content.lazy_pages - content.lazy_nonzero_pages},
-      {"removed", stats.removed.load()}, {"poisoned", stats.poisoned.load()}};
+      {"removed", stats.removed.load()}, {"poisoned", stats.poisoned.load()},
+      {"missing", content.missing_pages}};
 }
 
 Json FaultsJson(const LatencyHistogram& faults) {
@@ -43,6 +44,7 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
                       {"nonzero", block.nonzero},
                       {"lazy", block.lazy}});
   }
+  const std::string unread = content.missing_pages > 0 ? counted.unread().why : "";
   const Json json = {
       {"schema", "ramjet.stats/1"},
       {"mode", stats != nullptr ? "lazy" : "stock"},
@@ -57,6 +59,8 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
       {"fault_us", FaultsJson(counted.fault_ns)},
       {"window_us", FaultsJson(counted.window_ns)},
       {"read_retries", counted.read_retries.load()},
+      {"no_memory", counted.no_memory.load()},
+      {"unread", unread.empty() ? Json() : Json(unread)},
       {"rescued", counted.rescued.load()},
       {"errors", counted.errors()},
   };

@@ -25,6 +25,7 @@ struct StatsContent {
   std::vector<Block> blocks = {};
   uint64_t lazy_pages = 0;  // of all lazy blocks
   uint64_t lazy_nonzero_pages = 0;
+  uint64_t missing_pages = 0;                             // of those, that have not arrived
   absl::Duration to_resume = absl::InfiniteDuration();    // infinite: null
   absl::Duration to_complete = absl::InfiniteDuration();  // infinite: null
   absl::Duration cpu = absl::ZeroDuration();

@@ -21,10 +21,12 @@ void WindowLoader::LoadWindow(EagerQueue::Window window) {
     queue_.PutBack(block, run);  // others may have passed by while it was claimed
   } else if (window.claim) {
     loader_.LoadAheadHuge(*std::move(window.claim), *staging_, &stats_.working_set);
+    PutBackUnread(block, run);
   } else if (IsHugeWindow(block, run, queue_.DecideHuge(block)) && !block.AnyClaimed(run) &&
              HaveStaging()) {
     if (BeginInTime(block, run)) return;
     loader_.LoadAheadHuge(block, run, *staging_);
+    PutBackUnread(block, run);
   } else {
     LoadRuns(block, run);  // where something is there already, it cannot arrive whole
   }
@@ -55,6 +57,7 @@ bool WindowLoader::Begin(const PageLoader::QueuedRun& window) {
 void WindowLoader::EndOldest() {
   Slot& slot = slots_[oldest_];
   loader_.EndAheadHuge(slot.window, *slot.staging, reads_, oldest_);
+  PutBackUnread(*slot.window.block, slot.window.run);
   oldest_ = (oldest_ + 1) % slots_.size();
   --begun_;
 }
@@ -76,7 +79,7 @@ bool WindowLoader::LoadOffered() {
 }
 
 void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also) {
-  if (!HaveBuffer(block.page_size())) return;
+  if (!HaveBuffer(block.page_size())) return PutBackUnread(block, run);
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxRunBytes / block.page_size());
   const uint64_t most_between = kMaxReadGapBytes / block.page_size();
   for (PageRun next = block.FindPending(run.first, run.end()); next.count > 0;) {
@@ -90,6 +93,18 @@ void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>*
     loader_.LoadAhead(block, piece, *buffer_, also);
     next = block.FindPending(piece.end(), run.end());
   }
+  PutBackUnread(block, run);
+}
+
+void WindowLoader::LoadAwaited(RamBlock& block, uint64_t unread_ns, uint64_t& tell_by_ns) {
+  if (block.remaining_pages() == 0 || !HaveBuffer(block.page_size())) return;
+  loader_.LoadAwaited(block, {0, block.pages()}, *buffer_, unread_ns, tell_by_ns);
+}
+
+// What could not be had comes in a later round.
+void WindowLoader::PutBackUnread(const RamBlock& block, PageRun run) {
+  const PageRun unread = block.FindPending(run.first, run.end());
+  if (unread.count > 0 && !loader_.quitting()) queue_.PutBackForLater(block, unread);
 }
 
 bool WindowLoader::HaveStaging() {

@@ -54,6 +54,9 @@ class WindowLoader {
   // counted in `also`, too, if that is given.
   void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also = nullptr);
 
+  // PageLoader::LoadAwaited() for all of the block.
+  void LoadAwaited(RamBlock& block, uint64_t unread_ns, uint64_t& tell_by_ns);
+
  private:
   // Of reads_, with the memory that it reads to.
   struct Slot {
@@ -63,6 +66,7 @@ class WindowLoader {
 
   bool BeginInTime(RamBlock& block, PageRun run);
   bool Begin(const PageLoader::QueuedRun& window);
+  void PutBackUnread(const RamBlock& block, PageRun run);
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
 

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "loader/eager_queue.h"
 #include "loader/load_progress.h"
@@ -163,6 +164,24 @@ TEST_F(PageLoaderTest, Invariant4APageThatExistsAlreadyIsReceivedAndItsWaiterWok
   EXPECT_EQ(stats_.redundant, 1u);
 }
 
+// The kernel had filled pages with zeros (shared memory, before Linux 6.4), and what was to be
+// installed there was taken for present.
+TEST_F(PageLoaderTest, APageThatHoldsSomethingElseStopsTheVm) {
+  std::vector<uint8_t> zeros(HostPageBytes());
+  for (const uint64_t page : {7, 40}) {
+    ASSERT_EQ(uffd_->Copy(memory_.addr(page), zeros.data(), HostPageBytes()).result,
+              InstallResult::kDone);
+  }
+  EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kFailed);
+  EXPECT_THAT(vm_stop_->why().message(), ::testing::HasSubstr("page 7: something else"));
+  loader_->LoadAhead(*block_, {32, 32}, buffer_);
+  EXPECT_THAT(stats_.errors(),
+              ::testing::Contains(::testing::HasSubstr("page 40: something else")));
+  EXPECT_TRUE(block_->received(39));
+  for (const uint64_t page : {7, 40}) EXPECT_FALSE(block_->received(page)) << page;
+  EXPECT_EQ(stats_.redundant, 0u);
+}
+
 // A fault that was read before its page was poisoned, and is served after: in shared memory the
 // kernel replaces poison by zeros.
 TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
@@ -176,7 +195,9 @@ TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
   RamBlock block(0, snapshot_->blocks()[0], {.host = shared.addr(), .page_size = HostPageBytes()},
                  std::move(nonzero));
   PageLoader loader(Parts(source, source));
-  EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kFailed);
+  EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_, PageLoader::kMaxDamagedNs), Outcome::kLost);
+  EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kInFlight);
+  EXPECT_EQ(loader.GiveUp(block, 7), Outcome::kFailed);
   EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kReceived);
   EXPECT_TRUE(IsPoisoned(shared.data() + 7 * HostPageBytes()));
   // Or its unmapping would wait for somebody to read the event.

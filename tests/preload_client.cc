@@ -221,6 +221,18 @@ void PassBeforeLoad(Client& client) {
   client.ExpectContentAt(SecondMapping(client, received), 0, 0);
 }
 
+// The client dies of the page that it touches, as a QEMU under TCG does.
+void TouchUnreadable(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  (void)*static_cast<volatile const uint8_t*>(client.memory() + 300 * client.Page());
+}
+void TouchUnreadableShared(Client& client) {
+  client.MapShared();
+  client.Load();
+  (void)*static_cast<volatile const uint8_t*>(client.memory() + 300 * client.Page());
+}
+
 // As QEMU does when it saves to the path that it was loaded from.
 void CutSnapshotDuringLoad(Client& client) {
   client.MapPrivate();
@@ -384,6 +396,8 @@ int Main(const std::string& path, const std::string& situation) {
       {"pass_during_load", PassDuringLoad},
       {"pass_before_load", PassBeforeLoad},
       {"cut_snapshot_during_load", CutSnapshotDuringLoad},
+      {"touch_unreadable", TouchUnreadable},
+      {"touch_unreadable_shared", TouchUnreadableShared},
       {"second_load", SecondLoad},
       {"second_load_during_first", SecondLoadDuringFirst},
       {"into_a_heap", IntoAHeap},

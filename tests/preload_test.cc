@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -161,9 +162,9 @@ class PreloadChecksums : public ::testing::Test {
   int Run(const std::string& flags, const std::string& command) {
     const std::string errors = snapshot_ + ".err";
     const int status = std::system(
-        ("tools/ramjet run --eager=off " + flags + " -- " + command + " 2>" + errors).c_str());
+        ("exec tools/ramjet run --eager=off " + flags + " -- " + command + " 2>" + errors).c_str());
     said_ = ReadFile(errors);
-    return WEXITSTATUS(status);
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
   }
   int Load(const std::string& sidecar, const std::string& situation) {
     return Run("--stats " + snapshot_ + ".json --checksums " + sidecar,
@@ -224,6 +225,26 @@ TEST_F(PreloadChecksums, BlockThatIsTooSmallToBeLazyIsCompared) {
   Damage(20);
   EXPECT_EQ(Load(snapshot_ + ".crc", "pread"), 1);
   ExpectOneLine("pages 16 to 31 of block \"pc.ram\" is not what was saved");
+}
+
+// An unreadable page killed QEMU by SIGBUS before a word was said, and no statistics were written.
+TEST_F(PreloadChecksums, WhatTheVmDiesOfIsSaidAndWrittenBefore) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const bool poisons = Userfaultfd::Open()->features().poison;
+  Damage(300);
+  for (const std::string situation : {"touch_unreadable", "touch_unreadable_shared"}) {
+    std::filesystem::remove(snapshot_ + ".json");
+    const int status = Load(snapshot_ + ".crc", situation);
+    const bool poisoned = poisons && situation == "touch_unreadable";
+    EXPECT_EQ(status, poisoned ? 128 + SIGBUS : 1) << said_;
+    ExpectOneLine(
+        "summed.mr: the content of pages 288 to 303 of block \"pc.ram\" is not what was saved");
+    const auto stats = nlohmann::json::parse(ReadFile(snapshot_ + ".json"), nullptr, false);
+    ASSERT_TRUE(stats.is_object()) << situation;
+    EXPECT_EQ(stats["complete"], false);
+    EXPECT_EQ(stats["pages"]["poisoned"], poisoned ? 1 : 0);
+    EXPECT_THAT(stats["errors"].dump(), HasSubstr("pages 288 to 303"));
+  }
 }
 
 TEST(Preload, ExportsOnlyWhatItInterposes) {

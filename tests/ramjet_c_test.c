@@ -562,8 +562,7 @@ static void test_unreadable_page_is_poisoned(void) {
   attach(load, memory);
   CHECK(holds(memory, 1, content_of(1)));
   CHECK(truncate(path_of("guest.mr"), 0) == 0);
-  CHECK(ramjet_start_eager(load) == 0);
-  if (ramjet_wait(load, -1) == -ENOTRECOVERABLE) {
+  if (ramjet_finish(load) == -ENOTRECOVERABLE) {
     printf("SKIPPED: poison: this kernel has none\n");
     CHECK(ramjet_abandon(load) == 0);
   } else {
@@ -634,6 +633,9 @@ static void test_vm_is_stopped_for_unreadable_page(void) {
   attach(load, memory);
   CHECK(truncate(path_of("guest.mr"), 0) == 0);
   CHECK(ramjet_start_eager(load) == 0);
+  CHECK_ERROR(ETIMEDOUT, ramjet_wait(load, 100)); /* no thread waits for a page */
+  CHECK(__atomic_load_n(&stops, __ATOMIC_SEQ_CST) == 0);
+  CHECK_ERROR(ENOTRECOVERABLE, ramjet_finish(load));
   CHECK_ERROR(ENOTRECOVERABLE, ramjet_wait(load, -1));
   CHECK(__atomic_load_n(&stops, __ATOMIC_SEQ_CST) == 1);
   CHECK(ramjet_abandon(load) == 0);
@@ -832,8 +834,7 @@ static void test_poisoned_memory_is_not_saved(void) {
   unsigned char *memory = map_private();
   attach(load, memory);
   CHECK(truncate(path_of("guest.mr"), 0) == 0);
-  CHECK(ramjet_start_eager(load) == 0);
-  if (ramjet_wait(load, -1) == -ENOTRECOVERABLE) {
+  if (ramjet_finish(load) == -ENOTRECOVERABLE) {
     printf("SKIPPED: poison: this kernel has none\n");
     CHECK(ramjet_abandon(load) == 0);
   }

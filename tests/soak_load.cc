@@ -133,9 +133,8 @@ void Load::Run() {
   };
   switch (vm_->ending) {
     case Ending::kDetached: {
-      CheckOk(loader_->StartEager(), "StartEager");
-      const NowDoing ending(doing, "Wait() and Detach()");
-      CheckOk(loader_->Wait(), "Wait");
+      const NowDoing ending(doing, "Finish() and Detach()");
+      CheckOk(loader_->Finish(), "Finish");
       CheckOk(loader_->Detach(), "Detach");
       CheckCounts(stats);
       collect();
@@ -175,9 +174,8 @@ void Load::Run() {
   CompareAll(vm_->ending == Ending::kAbandoned);
   if (vm_->ending == Ending::kTouched) {
     // What was unmapped nobody can touch.
-    const NowDoing ending(doing, "Wait() and Detach() after all was touched");
-    CheckOk(loader_->StartEager(), "StartEager");
-    CheckOk(loader_->Wait(), "Wait");
+    const NowDoing ending(doing, "Finish() and Detach() after all was touched");
+    CheckOk(loader_->Finish(), "Finish");
     CheckOk(loader_->Detach(), "Detach");
     CheckCounts(stats);
     collect();

@@ -132,7 +132,7 @@ Storage::Storage(const Layout& layout, const Snapshot& snapshot, uint64_t seed, 
         page.failures = static_cast<uint8_t>(page.data_loss ? 1 : random.Between(3, 8));
       } else {
         page.fate = Fate::kBroken;
-        page.data_loss = random.Percent(30);
+        page.data_loss = random.Percent(95);  // a guest waits for the others for seconds
         page.failures = kForEver;
       }
     }

@@ -133,6 +133,10 @@ class Storage : public PageSource {
   }
 
   Fate fate(size_t block, uint64_t page) const { return pages_[block][page].fate; }
+  bool any_broken(size_t block) const {
+    return std::any_of(pages_[block].begin(), pages_[block].end(),
+                       [](const Page& page) { return page.fate == Fate::kBroken; });
+  }
   // From now on nothing stalls and what can be read is read at once.
   void Settle() { settled_.store(true); }
 

@@ -87,7 +87,9 @@ Vm::Vm(const Layout& from, const Storage& stored_on, const std::vector<BlockMemo
   for (size_t i = 0; i < blocks.size(); ++i) {
     Block& block = blocks[i];
     const Layout::Block& stored = layout.blocks[i];
-    const BlockMemory kind = kinds[random.Below(kinds.size())];
+    // Where shared memory has a page that cannot be read the VM is stopped.
+    const BlockMemory drawn = kinds[random.Below(kinds.size())];
+    const BlockMemory kind = storage.any_broken(i) ? BlockMemory::kPrivate : drawn;
     const bool huge = random.Percent(70);
     block.ram =
         std::make_unique<Ram>(stored.pages, kind, huge, random.Percent(70) ? 0 : random.Below(512));

@@ -50,6 +50,7 @@ bit claimed[PAGES];
 #endif
 bit received[PAGES];
 bit poisoned[PAGES]; /* set before received, never cleared */
+bit kept[PAGES];     /* lost, and claimed by the fault thread until the reason is told */
 byte remaining = CONTENT;
 byte inside, closers; /* the gate */
 bit stop;             /* the fault thread is to end */
@@ -337,7 +338,10 @@ inline ServeWhole(page) {
 #endif
 
 inline Serve(page) {
-  Claim(page, won);
+  if
+  :: kept[page] -> won = 1 /* GiveUp(): lost before, and the reason is told by now */
+  :: else -> Claim(page, won)
+  fi;
   if
   :: !won ->
      if
@@ -359,15 +363,31 @@ inline Serve(page) {
   :: won ->
      what = ZERO;
      if
-     :: nonzero[page] -> /* the read, outside the gate */
+     :: kept[page] -> what = POISON; kept[page] = 0
+     :: !kept[page] && nonzero[page] -> /* the read, outside the gate */
         atomic {
           if
-          :: unreadable[page] -> failed[page] = 1; what = POISON
+          :: unreadable[page] ->
+             failed[page] = 1; what = POISON;
+             if
+             :: skip           /* told already, or nobody tells */
+             :: kept[page] = 1 /* others are served until it is told */
+             fi
           :: else -> what = SNAPSHOT
           fi
         }
      :: else
      fi;
+     if
+     :: kept[page] -> Park(page) /* it stays claimed */
+     :: !kept[page] -> Settling(page)
+     fi
+  fi;
+  atomic { won = 0; what = ABSENT; result = DONE }
+}
+
+/* From the read, or the loss, of a claimed page to its wake. */
+inline Settling(page) {
 #ifdef BREAK_WAIT_ON_AGAIN
 again:
 #endif
@@ -398,9 +418,12 @@ again:
         :: received[page] /* discarded while it was in flight */
         :: else ->
            if
-           :: result == AGAIN ->
+           :: result == AGAIN && what == POISON -> kept[page] = 1
+           :: result == AGAIN && what != POISON ->
 #ifndef BREAK_WAIT_ON_AGAIN
               Unclaim(page)
+#else
+              skip
 #endif
            :: else ->
               own_assert(result != EXISTS); /* nobody else puts anything there */
@@ -425,8 +448,6 @@ again:
         Wake(page)
 #endif
      fi
-  fi;
-  atomic { won = 0; what = ABSENT; result = DONE }
 }
 
 #ifdef WINDOW_ON_FAULT

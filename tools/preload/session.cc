@@ -214,7 +214,8 @@ absl::Status Session::StartLoader() {
                                          .whole_windows = settings_.whole_windows,
                                          .working_set = settings_.working_set,
                                          .checksums = settings_.checksums,
-                                         .record = !settings_.record_path.empty()});
+                                         .record = !settings_.record_path.empty(),
+                                         .tell_errors = true});
   if (!loader.ok()) return loader.status();
   loader_ = *std::move(loader);
   // The thread keeps the session, which may be replaced by the next one meanwhile.
@@ -253,27 +254,27 @@ void Session::Run() {
     StartEager();
   }
 
-  stream_ended_.WaitForNotification();  // no block is attached from here on
-  const absl::Time recorded = absl::Now() + absl::Seconds(settings_.record_seconds);
-  size_t reported = 0;
+  absl::Time recorded = absl::InfiniteFuture();
+  bool stream_ended = false;  // no block is attached from then on
+  bool told_unread = false;
   absl::Status loaded;
   do {
-    const absl::Duration left = recording ? recorded - absl::Now() : absl::InfiniteDuration();
-    loaded = loader_->Wait(std::min(absl::Seconds(1), left));
-    // Each reason once, and as soon as it is known: what follows may be the end of the VM.
-    const std::vector<std::string> errors = loader_->stats().errors();
-    for (; reported < errors.size(); ++reported) Say(errors[reported]);
-    if (absl::IsAborted(loaded)) {
-      Say("the VM is killed: it would wait for that page for ever");
-      WriteFiles();
-      kill(getpid(), SIGKILL);
+    if (!stream_ended && stream_ended_.HasBeenNotified()) {
+      stream_ended = true;
+      if (recording) recorded = absl::Now() + absl::Seconds(settings_.record_seconds);
     }
-    if (recording && (loaded.ok() || absl::Now() >= recorded)) {
+    const absl::Duration look = stream_ended ? absl::Seconds(1) : kMaxEagerDelay;
+    loaded = loader_->WaitOrError(std::min(look, recorded - absl::Now()));
+    TellErrors();
+    if (absl::IsAborted(loaded)) EndVm();
+    if (!told_unread) told_unread = TellUnread();
+    if (!stream_ended && loaded.ok()) stream_ended_.WaitForNotificationWithTimeout(look);
+    if (recording && stream_ended && (loaded.ok() || absl::Now() >= recorded)) {
       recording = false;
       WriteRecord();
       StartEager();
     }
-  } while (!loaded.ok());
+  } while (!stream_ended || !loaded.ok());
 
   {
     absl::MutexLock lock(&mu_);
@@ -283,6 +284,34 @@ void Session::Run() {
   }
   End();
   loader_->Collapse();
+}
+
+// The reasons for what is lost, each once, and the statistics with them: a page is poisoned, of which
+// the guest or QEMU itself may die, only when this has been said.
+void Session::TellErrors() {
+  const LoadStats::Untold errors = loader_->TakeUntold();
+  const std::string stopped(loader_->stopped_why().message());  // which EndVm() says
+  for (const std::string& message : errors.messages) {
+    if (message != stopped) Say(message);
+  }
+  if (!errors.messages.empty()) WriteStats();
+  loader_->MarkTold(errors);
+}
+
+// True: pages have not come ahead of need for a second and more, and this has been said.
+bool Session::TellUnread() {
+  const LoadStats::Unread unread = loader_->stats().unread();
+  if (unread.why.empty() || unread.for_ns < 1'000'000'000) return false;
+  Say(absl::StrCat("pages cannot be loaded ahead, and are tried again: ", unread.why));
+  WriteStats();
+  return true;
+}
+
+void Session::EndVm() {
+  WriteFiles();
+  Say(absl::StrCat(loader_->stopped_why().message(),
+                   ": the VM is ended, for it cannot go on without that page"));
+  _exit(1);
 }
 
 void Session::NotePunch(int fd, uint64_t offset, uint64_t length) {
@@ -319,9 +348,10 @@ void Session::LoadAttached() {
   {
     absl::MutexLock lock(&mu_);
     if (loader_ == nullptr || over()) return;
-    (void)loader_->StartEager();
   }
-  (void)loader_->Wait();
+  const absl::Status loaded = loader_->Finish();
+  // Nothing that the caller is about to do may happen to a guest that is not whole.
+  while (absl::IsAborted(loaded)) pause();  // Run() ends the VM
 }
 
 void Session::Retire() {
@@ -372,6 +402,7 @@ StatsContent Session::CollectStats() const {
     const SnapshotLoader::PageCounts lazy = loader_->attached_pages();
     content.lazy_pages = lazy.total;
     content.lazy_nonzero_pages = lazy.nonzero;
+    content.missing_pages = lazy.missing;
     content.cpu = absl::Nanoseconds(static_cast<int64_t>(loader_->cpu_ns()));
   }
   if (snapshot_ != nullptr) {

@@ -109,6 +109,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void End();
   void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
   void Run();
+  void TellErrors();
+  bool TellUnread();
+  [[noreturn]] void EndVm();
   void StartEager();
   void WriteStats() ABSL_LOCKS_EXCLUDED(mu_);
   void WriteRecord() ABSL_LOCKS_EXCLUDED(mu_);
