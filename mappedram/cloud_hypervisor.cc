@@ -112,4 +112,11 @@ absl::StatusOr<std::vector<GuestRange>> ParseMemoryRanges(absl::string_view stat
   return ranges;
 }
 
+absl::Status CheckConfiguration(absl::string_view config_json) {
+  JsonReader json(config_json);
+  json.EnterObject();
+  for (std::string key; json.NextMember(&key);) json.SkipValue();
+  return Finished(json, "no configuration of Cloud Hypervisor");
+}
+
 }  // namespace ramjet

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
@@ -28,6 +29,9 @@ struct GuestRange {
 // is not such a text. DataLoss: the ranges cannot be: none or too many, of no length or half a
 // page, one over the other.
 absl::StatusOr<std::vector<GuestRange>> ParseMemoryRanges(absl::string_view state_json);
+
+// InvalidArgument if the text of `config.json` is no JSON object.
+absl::Status CheckConfiguration(absl::string_view config_json);
 
 }  // namespace ramjet
 

@@ -31,6 +31,7 @@
 #include "mappedram/checksums.h"
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
+#include "tests/firecracker_files.h"
 #include "tests/snapshot_content.h"
 #include "tools/guest_image.h"
 
@@ -129,11 +130,13 @@ class Convert : public testing::Test {
     return result.err;
   }
 
-  // One line on stderr with `words` in it, exit status 1, and the directory is as it was.
-  void ExpectRefusal(const ConvertOptions& options, const std::string& words) const {
+  // One line on stderr with `words` in it, and the directory is as it was.
+  void ExpectRefusal(const ConvertOptions& options, const std::string& words,
+                     int exit_status = 1) const {
+    SCOPED_TRACE(words);
     const std::set<std::string> before = Names();
     const Result result = Run(options);
-    EXPECT_EQ(result.exit_status, 1);
+    EXPECT_EQ(result.exit_status, exit_status);
     EXPECT_THAT(result.err, HasSubstr(words));
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
     EXPECT_THAT(result.out, IsEmpty());
@@ -175,11 +178,12 @@ class Convert : public testing::Test {
 TEST_F(Convert, FirecrackersFilesComeBackByteForByte) {
   ImageFile memory(Path("vm.mem"), 1024);
   memory.Put(0, 10, '?').Put(10, 5, '\0').Put(700, 300, '?');
-  Write(Path("vm.state"), std::string("state\0of the VMM", 16));
+  Write(Path("vm.state"), MakeFirecrackerState(FirecrackerForm::k1_15, 4));
   ConvertOptions there = {.in = From(ImageFormat::kFirecracker, memory.path()),
                           .out = Path("vm.mr")};
   there.in.vmstate = Path("vm.state");
-  EXPECT_THAT(Must(there), HasSubstr("holes, which are taken for zeros"));
+  there.in.full = true;
+  EXPECT_THAT(Must(there), IsEmpty());
 
   const auto snapshot = Open(Path("vm.mr"));
   ASSERT_NE(snapshot, nullptr);
@@ -213,6 +217,7 @@ TEST_F(Convert, HoleOfADiffIsWhatItsBasesHaveThere) {
   ConvertOptions there = {.in = From(ImageFormat::kFirecracker, newer.path()),
                           .out = Path("vm.mr")};
   there.in.bases = {older.path(), base.path()};
+  there.in.full = true;
   Must(there);
   Must({.in = {.path = Path("vm.mr")}, .out = Path("full"), .to = ImageFormat::kRaw});
   EXPECT_TRUE(Content(Path("full")) == merged);
@@ -221,12 +226,14 @@ TEST_F(Convert, HoleOfADiffIsWhatItsBasesHaveThere) {
   ConvertOptions back = {
       .in = {.path = Path("vm.mr")}, .out = Path("diff"), .to = ImageFormat::kFirecracker};
   back.in.bases = {base.path()};
+  back.in.full = true;
   Must(back);
   EXPECT_LE(AllocatedBytes(Path("diff")), 50 * kPage);
   ConvertOptions again = {.in = From(ImageFormat::kFirecracker, Path("diff")),
                           .out = Path("again"),
                           .to = ImageFormat::kRaw};
   again.in.bases = {base.path()};
+  again.in.full = true;
   Must(again);
   EXPECT_TRUE(Content(Path("again")) == merged);
 }
@@ -241,6 +248,103 @@ TEST_F(Convert, WhatCannotBeADiffIsRefused) {
   ExpectRefusal(options, "full: is said to be a diff, but has no holes");
   options.in.path = other.path();
   ExpectRefusal(options, "base: has 65536 bytes, but");
+}
+
+// A diff whose base was forgotten, or whose predecessor in a chain was, became a snapshot with
+// zeros for all that it left out.
+TEST_F(Convert, HolesThatNobodyVouchesForAreRefused) {
+  ImageFile dense(Path("dense"), 1024);
+  dense.Put(0, 1024, '?');
+  ImageFile diff(Path("diff"), 1024);
+  diff.Put(10, 20, '?').Put(800, 3, '\0');
+  ImageFile newer(Path("newer"), 1024);
+  newer.Put(10, 5, '?').Put(900, 5, '?');
+  ConvertOptions options = {.in = From(ImageFormat::kFirecracker, diff.path()),
+                            .out = Path("vm.mr")};
+  const std::string advice =
+      ": if it is a diff, --base names the snapshot before it; if it is a full one, --full says "
+      "that they are zeros";
+  ExpectRefusal(options, "diff: has holes, 3.9 MiB of 4.0 MiB" + advice);
+  options.in.path = newer.path();
+  options.in.bases = {diff.path()};
+  ExpectRefusal(options, "diff: has holes, 3.9 MiB of 4.0 MiB" + advice);
+  options.in.bases = {diff.path(), dense.path()};
+  EXPECT_THAT(Must(options), HasSubstr("note: left out: Firecracker's state file"));
+
+  // To a diff, over what only looks like a base.
+  ConvertOptions back = {
+      .in = {.path = Path("vm.mr")}, .out = Path("out"), .to = ImageFormat::kFirecracker};
+  back.in.bases = {diff.path()};
+  ExpectRefusal(back, "diff: has holes, 3.9 MiB of 4.0 MiB" + advice);
+  back.in.bases = {dense.path()};
+  Must(back);
+  back.in.bases = {};
+  back.in.full = true;
+  ExpectRefusal(back, "--full is for Firecracker's files, as IN or --base", 2);
+}
+
+TEST_F(Convert, WhatCanBeToldOfHolesIsSaid) {
+  ImageFile memory(Path("memory"), 1024);
+  memory.Put(0, 512, '?');
+  ConvertOptions options = {.in = From(ImageFormat::kFirecracker, memory.path()),
+                            .out = Path("vm.mr")};
+  options.in.vmstate = Path("state");
+  Write(Path("state"), MakeFirecrackerState(FirecrackerForm::k1_15, 4));
+  ExpectRefusal(options, "(its guest has no memory to unplug, so it is a diff or a sparse copy)");
+  // 2 MiB more were hotplugged.
+  Write(Path("state"), MakeFirecrackerState(FirecrackerForm::k1_15, 2));
+  ExpectRefusal(options, "(all are at its end, as in a full snapshot with unplugged memory)");
+  options.in.full = true;
+  EXPECT_THAT(Must(options), IsEmpty());
+}
+
+// Any file was taken for the state, and carried along.
+TEST_F(Convert, StateThatIsNoneIsRefused) {
+  ImageFile memory(Path("memory"), 1024);
+  memory.Put(0, 1024, '?');
+  const std::string state = MakeFirecrackerState(FirecrackerForm::k1_15, 4);
+  ConvertOptions options = {.in = From(ImageFormat::kFirecracker, memory.path()),
+                            .out = Path("vm.mr")};
+  options.in.vmstate = memory.path();
+  ExpectRefusal(options, "memory: is no state file of Firecracker");
+  options.in.vmstate = Path("state");
+  Write(Path("state"), state.substr(0, state.size() - 1));
+  ExpectRefusal(options, "state: is a state file of Firecracker, but damaged or incomplete");
+  // Of other memory: too much; or too little, before there was memory that can be unplugged.
+  Write(Path("state"), MakeFirecrackerState(FirecrackerForm::k1_15, 5));
+  ExpectRefusal(options, "memory: has 4194304 bytes, but the guest of " + Path("state") +
+                             " has 5242880: they are not of one snapshot");
+  Write(Path("state"), MakeFirecrackerState(FirecrackerForm::k0_23, 2));
+  ExpectRefusal(options, "has 2097152: they are not of one snapshot");
+  Write(Path("state"), state);
+  EXPECT_THAT(Must(options), IsEmpty());
+
+  // Of a snapshot in which it was damaged, and of half of the memory.
+  ConvertOptions back = {.in = {.path = Path("vm.mr"), .vmstate = Path("back.state")},
+                         .out = Path("back.mem"),
+                         .to = ImageFormat::kFirecracker};
+  EXPECT_THAT(Must(back), IsEmpty());
+  EXPECT_EQ(Content(Path("back.state")), state);
+  std::string damaged = Content(Path("vm.mr"));
+  damaged[damaged.find(state) + 40] ^= 1;
+  Write(Path("vm.mr"), damaged);
+  back.in.vmstate = Path("again.state");
+  back.out = Path("again.mem");
+  ExpectRefusal(back, "the state in " + Path("vm.mr") + ": is a state file of Firecracker, but");
+}
+
+// A state that Firecracker wrote.
+TEST_F(Convert, RealStateComesBackByteForByte) {
+  const ImageFile memory(Path("memory"), 32768);
+  ConvertOptions there = {.in = From(ImageFormat::kFirecracker, memory.path()),
+                          .out = Path("vm.mr")};
+  there.in.vmstate = "tests/corpus/firecracker.state";
+  there.in.full = true;
+  Must(there);
+  Must({.in = {.path = Path("vm.mr"), .vmstate = Path("state")},
+        .out = Path("back"),
+        .to = ImageFormat::kFirecracker});
+  EXPECT_TRUE(Content(Path("state")) == Content("tests/corpus/firecracker.state"));
 }
 
 TEST_F(Convert, CloudHypervisorsDirectoryComesBackByteForByte) {
@@ -270,6 +374,8 @@ TEST_F(Convert, DamagedCloudHypervisorDirectoryIsRefused) {
   ExpectRefusal(options, "has 192512 bytes, but the ranges in state.json have 196608");
   Write(directory + "/state.json", "{}");
   ExpectRefusal(options, "state.json: no state of Cloud Hypervisor");
+  Write(directory + "/config.json", "{\"cpus\":");
+  ExpectRefusal(options, "config.json: no configuration of Cloud Hypervisor");
   std::filesystem::remove(directory + "/config.json");
   ExpectRefusal(options, "config.json");
 }
@@ -494,7 +600,7 @@ class KilledConvert : public Convert, public testing::WithParamInterface<ImageFo
   KilledConvert() {
     const std::string directory = MakeCloudHypervisorSnapshot(kPages / 2, kPages / 2);
     memory_ = ImageFile(directory + "/memory-ranges", kPages).Put(0, kPages, '?').bytes();
-    Write(Path("vm.state"), "state of the VMM");
+    Write(Path("vm.state"), MakeFirecrackerState(FirecrackerForm::k1_15, kPages * kPage >> 20));
     ConvertOptions options = {.in = {.path = directory}, .out = Path("vm.mr")};
     if (GetParam() == ImageFormat::kFirecracker) {
       options.in = From(GetParam(), directory + "/memory-ranges");

@@ -78,6 +78,10 @@ std::string WhyNot(const ConvertOptions& options, const GuestImage& image) {
   if (!options.checksums.empty() && !to_mapped) return "--checksums is for mapped-ram and libvirt";
   if (!options.in.bases.empty() && !firecracker) return "--base is for Firecracker's files";
   if (!options.in.vmstate.empty() && !firecracker) return "--vmstate is for Firecracker's files";
+  if (options.in.full && image.format != ImageFormat::kFirecracker &&
+      (options.to != ImageFormat::kFirecracker || options.in.bases.empty())) {
+    return "--full is for Firecracker's files, as IN or --base";
+  }
   if (!options.in.blocks.empty() && image.format == ImageFormat::kCloudHypervisor) {
     return "--blocks: Cloud Hypervisor's state names them";
   }
@@ -95,12 +99,6 @@ int RunConvert(const ConvertOptions& options) {
     return Fail(absl::InvalidArgumentError(why), 2);
   }
   const ImageFormat from = image->format;
-  if (from == ImageFormat::kFirecracker && image->has_holes) {
-    absl::FPrintF(stderr,
-                  "ramjet: note: %s has holes, which are taken for zeros; those of a diff "
-                  "are its base's (--base)\n",
-                  options.in.bases.empty() ? options.in.path : options.in.bases.back());
-  }
   Conversion conversion(options, *std::move(image), signals);
   const absl::Status converted =
       IsMappedRam(options.to) ? ConvertToMappedRam(conversion) : ConvertToRaw(conversion);

@@ -136,6 +136,12 @@ absl::Status RawOutput::ToFirecracker() {
   const bool with_state = is_output && !options_.in.vmstate.empty();
   const absl::StatusOr<std::string> state = FindSection(kFirecrackerState);
   if (with_state && !state.ok()) return state.status();
+  if (with_state) {
+    const std::string where = absl::StrCat("the state in ", options_.in.path);
+    const absl::Status checked =
+        CheckFirecrackerState(where, *state, options_.out, conversion_.total_bytes()).status();
+    if (!checked.ok()) return checked;
+  }
   if (!with_state && state.ok()) {
     conversion_.left_out.push_back("Firecracker's state file, which --vmstate names");
   }
@@ -169,6 +175,7 @@ absl::Status RawOutput::OpenBases(std::vector<File>& files) const {
     }
     files.push_back(*std::move(file));
   }
+  if (!options_.in.full) return CheckHasNoHoles(files.back(), nullptr);
   return absl::OkStatus();
 }
 

@@ -126,15 +126,28 @@ absl::StatusOr<std::vector<GuestImage::Block>> LayOut(const GuestImageOptions& o
       absl::StrCat(options.path, ": has ", left, " bytes more than its blocks"));
 }
 
-absl::StatusOr<bool> HasHoles(const File& file) {
+// What is not in holes.
+struct Data {
+  uint64_t bytes = 0;
+  uint64_t first_hole = 0;  // where that begins; the file's size: there is none
+};
+
+absl::StatusOr<Data> FindData(const File& file) {
   const FileSource all(file, 0);
+  Data data = {.first_hole = file.size()};
   for (uint64_t at = 0; at < file.size();) {
     const absl::StatusOr<std::optional<RamSource::Extent>> next = all.NextExtent(at, file.size());
     if (!next.ok()) return next.status();
-    if (!next->has_value() || (*next)->offset > at) return true;
-    at = (*next)->end();
+    const RamSource::Extent extent = next->value_or(RamSource::Extent{file.size(), 0});
+    if (extent.offset > at) data.first_hole = std::min(data.first_hole, at);
+    data.bytes += extent.length;
+    at = extent.end();
   }
-  return false;
+  return data;
+}
+
+std::string Mebibytes(uint64_t bytes) {
+  return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
 absl::StatusOr<GuestImage> OpenFlat(const GuestImageOptions& options, ImageFormat format) {
@@ -153,11 +166,10 @@ absl::StatusOr<GuestImage> OpenFlat(const GuestImageOptions& options, ImageForma
                                   options.path, " has ", layers.front()->size(),
                                   ": they are not of one guest");
     }
-    const absl::StatusOr<bool> has_holes = HasHoles(*layers.back());
-    if (!has_holes.ok()) return has_holes.status();
-    image.has_holes = *has_holes;
+    const absl::StatusOr<Data> data = FindData(*layers.back());
+    if (!data.ok()) return data.status();
     // All of it would be taken for changed, and what is below would not be looked at.
-    if (!*has_holes && layers.size() < paths.size()) {
+    if (data->first_hole == layers.back()->size() && layers.size() < paths.size()) {
       return InvalidArgumentError(*layers.back(),
                                   "is said to be a diff, but has no holes: it is a full image, or "
                                   "was copied without them");
@@ -171,10 +183,19 @@ absl::StatusOr<GuestImage> OpenFlat(const GuestImageOptions& options, ImageForma
     block.source = Keep<LayeredSource>(image, layers, begin);
     begin += block.length;
   }
+  std::optional<FirecrackerState> state;
   if (is_firecrackers && !options.vmstate.empty()) {
-    absl::StatusOr<std::string> state = ReadSmallFile(options.vmstate);
-    if (!state.ok()) return state.status();
-    image.sections.push_back({.name = kFirecrackerState, .payload = *std::move(state)});
+    absl::StatusOr<std::string> bytes = ReadSmallFile(options.vmstate);
+    if (!bytes.ok()) return bytes.status();
+    absl::StatusOr<FirecrackerState> checked =
+        CheckFirecrackerState(options.vmstate, *bytes, options.path, layers[0]->size());
+    if (!checked.ok()) return checked.status();
+    state = *std::move(checked);
+    image.sections.push_back({.name = kFirecrackerState, .payload = *std::move(bytes)});
+  }
+  if (is_firecrackers && !options.full) {
+    absl::Status dense = CheckHasNoHoles(*layers.back(), state ? &*state : nullptr);
+    if (!dense.ok()) return dense;
   }
   image.format = format;
   return image;
@@ -188,6 +209,10 @@ absl::StatusOr<GuestImage> OpenCloudHypervisor(const GuestImageOptions& options)
   if (!state.ok()) return state.status();
   absl::StatusOr<std::string> config = ReadSmallFile(options.path + "/config.json");
   if (!config.ok()) return config.status();
+  if (absl::Status checked = CheckConfiguration(*config); !checked.ok()) {
+    return absl::Status(checked.code(),
+                        absl::StrCat(options.path, "/config.json: ", checked.message()));
+  }
   const absl::StatusOr<std::vector<GuestRange>> ranges = ParseMemoryRanges(*state);
   if (!ranges.ok()) {
     return absl::Status(ranges.status().code(),
@@ -251,6 +276,36 @@ absl::StatusOr<std::shared_ptr<const Snapshot>> OpenSnapshot(
       Snapshot::Open(*std::move(file), stream_offset);
   if (!snapshot.ok()) return snapshot.status();
   return std::shared_ptr<const Snapshot>(*std::move(snapshot));
+}
+
+absl::Status CheckHasNoHoles(const File& lowest, const FirecrackerState* state) {
+  const absl::StatusOr<Data> data = FindData(lowest);
+  if (!data.ok() || data->first_hole == lowest.size()) return data.status();
+  absl::string_view hint;
+  if (state != nullptr && state->boot_bytes == lowest.size()) {
+    hint = " (its guest has no memory to unplug, so it is a diff or a sparse copy)";
+  } else if (data->first_hole == data->bytes) {
+    hint = " (all are at its end, as in a full snapshot with unplugged memory)";
+  }
+  return InvalidArgumentError(lowest, "has holes, ", Mebibytes(lowest.size() - data->bytes), " of ",
+                              Mebibytes(lowest.size()), hint,
+                              ": if it is a diff, --base names the snapshot before it; if it is a "
+                              "full one, --full says that they are zeros");
+}
+
+absl::StatusOr<FirecrackerState> CheckFirecrackerState(absl::string_view where,
+                                                       absl::string_view bytes,
+                                                       absl::string_view memory,
+                                                       uint64_t memory_bytes) {
+  absl::StatusOr<FirecrackerState> state = ParseFirecrackerState(bytes);
+  if (!state.ok()) {
+    return absl::Status(state.status().code(), absl::StrCat(where, ": ", state.status().message()));
+  }
+  const uint64_t boot_bytes = state->boot_bytes.value_or(memory_bytes);
+  if (memory_bytes == boot_bytes || (memory_bytes > boot_bytes && state->can_hotplug)) return state;
+  return absl::InvalidArgumentError(absl::StrCat(memory, ": has ", memory_bytes,
+                                                 " bytes, but the guest of ", where, " has ",
+                                                 boot_bytes, ": they are not of one snapshot"));
 }
 
 absl::StatusOr<std::string> ReadSection(const Snapshot& snapshot, absl::string_view name) {

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "mappedram/file.h"
+#include "mappedram/firecracker_state.h"
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/stream_parts.h"
@@ -53,7 +54,6 @@ struct GuestImage {
   std::vector<SectionContent> sections;  // of a VMM that is not QEMU
   // Null if it is no mapped-ram file. Then the sections are its, and not above.
   std::shared_ptr<const Snapshot> snapshot;
-  bool has_holes = false;  // raw, Firecracker: not all of it is there
   // What the blocks point to.
   std::vector<std::unique_ptr<const File>> files;
   std::vector<std::unique_ptr<const RamSource>> sources;
@@ -70,6 +70,7 @@ struct GuestImageOptions {
   // Of Firecracker's, and looked at for no other:
   std::vector<std::string> bases = {};  // the layers below, the next one first
   std::string vmstate = {};             // its other file, or none
+  bool full = false;                    // holes of the lowest layer are zeros
 };
 
 // InvalidArgument: it is not told, or not what it is said to be. DataLoss: it is damaged.
@@ -79,8 +80,21 @@ absl::StatusOr<GuestImage> OpenGuestImage(const GuestImageOptions& options);
 absl::StatusOr<std::shared_ptr<const Snapshot>> OpenSnapshot(
     const std::string& path, std::optional<uint64_t> stream_offset = std::nullopt);
 
+// Fails if `lowest`, a memory file of Firecracker's below which there is no other, has holes: of a
+// diff they are what its base has there. Nothing in the file tells a diff from a full snapshot some
+// of whose memory is unplugged, or that was copied sparsely, so the caller asks this unless the user
+// has said that it is full. `state` is of the same snapshot; null: it is not at hand.
+absl::Status CheckHasNoHoles(const File& lowest, const FirecrackerState* state);
+
 // The payload of the section of that name; NotFound if there is none.
 absl::StatusOr<std::string> ReadSection(const Snapshot& snapshot, absl::string_view name);
+
+// As ParseFirecrackerState(), of what is at `where`, which errors name. Also InvalidArgument if the
+// memory of that guest has not `memory_bytes`, as far as the state tells; `memory` has them.
+absl::StatusOr<FirecrackerState> CheckFirecrackerState(absl::string_view where,
+                                                       absl::string_view bytes,
+                                                       absl::string_view memory,
+                                                       uint64_t memory_bytes);
 
 // All of a file that is not memory. DataLoss if it is larger than anything such can be.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path);

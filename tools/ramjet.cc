@@ -124,7 +124,7 @@ constexpr char kConvertFooter[] =
     "  mapped-ram        QEMU's snapshots, and ours; read also behind libvirt's header\n"
     "  libvirt           the same with that header, which comes from IN or --like\n"
     "  raw               plain bytes, the blocks of memory one behind the other; holes are zeros\n"
-    "  firecracker       its memory file; with --base, holes are what the base has there\n"
+    "  firecracker       its memory file; holes are what --base has there, or zeros (--full)\n"
     "  cloud-hypervisor  its snapshot directory\n"
     "\n"
     "What only the VMM understands goes along: Firecracker's state file (--vmstate) and Cloud\n"
@@ -133,6 +133,11 @@ constexpr char kConvertFooter[] =
     "What has no place in OUT is named on stderr. OUT appears, or is replaced, when it is "
     "complete,\n"
     "and so do its checksums.\n"
+    "\n"
+    "A diff and a full snapshot with holes look alike, so one of --base and --full is needed "
+    "where\n"
+    "there are holes. A diff that is left out of the middle of a chain cannot be noticed. Copy\n"
+    "diffs by tar -S or cp --reflink=always: plain cp turns zeros that are written into holes.\n"
     "\n"
     "Example:\n"
     "  ramjet convert vm.mr smaller.mr                       # pages of zeros become holes\n"
@@ -340,7 +345,12 @@ int main(int argc, char** argv) {
                    "What Firecracker's diff is one of; for a chain of diffs, the next one first")
       ->type_name("FILE")
       ->allow_extra_args(false);
-  convert->add_option("--vmstate", convert_options.in.vmstate, "Firecracker's other file")
+  convert->add_flag(
+      "--full", convert_options.in.full,
+      "IN without --base, or the last --base, is a full snapshot: its holes are zeros");
+  convert
+      ->add_option("--vmstate", convert_options.in.vmstate,
+                   "Firecracker's other file; refused if it is none, or damaged")
       ->type_name("FILE");
   convert
       ->add_option("--like", convert_options.like,
