@@ -384,7 +384,7 @@ TEST_F(Convert, RawImageHasItsBlocksInTheOrderTold) {
   ImageFile image(Path("image"), 64);
   image.Put(0, 1, '?').Put(20, 30, '?');
   EXPECT_THAT(Run({.in = {.path = image.path()}, .out = Path("vm.mr")}).err,
-              HasSubstr("--from raw, or --from firecracker"));
+              HasSubstr("of Firecracker: ramjet convert --from firecracker"));
   ConvertOptions there = {.in = From(ImageFormat::kRaw, image.path()), .out = Path("vm.mr")};
   there.in.blocks = {"low:98304", "high"};
   Must(there);

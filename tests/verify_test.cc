@@ -4,8 +4,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -150,6 +154,80 @@ TEST(Verify, ChecksumsReplaceNoSnapshot) {
     EXPECT_THAT(refused.err, HasSubstr("checksums: they would replace "));
   }
   EXPECT_EQ(file.Read(), BytesOf(SmallContent()));
+}
+
+class ForeignSnapshot : public testing::Test {
+ protected:
+  ForeignSnapshot() { EXPECT_NE(mkdtemp(directory_), nullptr); }
+  ~ForeignSnapshot() override { std::filesystem::remove_all(directory_); }
+
+  std::string Make(const std::string& name, const std::string& bytes) const {
+    std::string path = absl::StrCat(directory_, "/", name);
+    std::ofstream(path, std::ios::binary) << bytes;
+    return path;
+  }
+
+  // Every command that reads snapshots says so, in one line.
+  void ExpectNamed(const std::string& path, const std::string& words) const {
+    SCOPED_TRACE(path);
+    for (const std::string& command :
+         {std::string("inspect "), std::string("verify "), std::string("checksum "),
+          absl::StrCat("diff ", snapshot_.path(), " "), std::string("convert ")}) {
+      const bool converts = absl::StartsWith(command, "convert");
+      const Result result =
+          Ramjet(absl::StrCat(command, path, converts ? absl::StrCat(" ", path, ".mr") : ""));
+      EXPECT_EQ(result.status, 1) << command;
+      EXPECT_EQ(result.out, "");
+      EXPECT_EQ(result.err, absl::StrCat("ramjet: ", path, ": ", words, "\n")) << command;
+    }
+  }
+
+  char directory_[32] = "/tmp/ramjet_foreign.XXXXXX";
+  const TempFile snapshot_{BytesOf(SmallContent())};
+};
+
+// Of which only "no QEMU migration stream at offset 0" was said.
+TEST_F(ForeignSnapshot, IsNamedWithTheCommandThatConvertsIt) {
+  std::ifstream real("tests/corpus/firecracker.state", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(real), {}};
+  const std::string state = Make("vm.state", bytes);
+  ExpectNamed(state, absl::StrCat("is Firecracker's state file (version 11.0.0), not its memory: "
+                                  "ramjet convert --from firecracker --vmstate ",
+                                  state, " MEMORY vm.mr"));
+  const std::string damaged = Make("damaged.state", bytes.substr(0, 4096));
+  ExpectNamed(damaged, absl::StrCat("is Firecracker's state file (damaged), not its memory: "
+                                    "ramjet convert --from firecracker --vmstate ",
+                                    damaged, " MEMORY vm.mr"));
+  const std::string memory = Make("vm.mem", std::string(8192, 'm'));
+  ExpectNamed(memory, absl::StrCat("is no mapped-ram file, but can be a guest's plain memory; of "
+                                   "Firecracker: ramjet convert --from firecracker [--base FULL] "
+                                   "--vmstate STATE ",
+                                   memory, " vm.mr; of others: --from raw"));
+  // The user knows better.
+  EXPECT_THAT(Ramjet(absl::StrCat("inspect --offset 4096 ", memory)).err,
+              HasSubstr("no QEMU migration stream (\"QEVM\") at offset 4096"));
+}
+
+TEST_F(ForeignSnapshot, DirectoriesOfCloudHypervisorAreKnownByTheirFiles) {
+  Make("state.json", "{}");
+  const std::string config = Make("migration_config.json", "{}");
+  const std::string memory = Make("memory-0", std::string(4096, 'm'));
+  const std::string offload = absl::StrCat(
+      "a directory of Cloud Hypervisor's offload daemon, which ramjet does not "
+      "convert: take a snapshot (ch-remote snapshot), or convert the memory alone: "
+      "ramjet convert --from raw ",
+      memory, " vm.mr");
+  ExpectNamed(directory_, "is " + offload);
+  ExpectNamed(memory, "belongs to " + offload);
+  ExpectNamed(config, "belongs to " + offload);
+
+  Make("config.json", "{}");
+  const std::string ranges = Make("memory-ranges", std::string(4096, 'm'));
+  const std::string snapshot = absl::StrCat(
+      "a snapshot directory of Cloud Hypervisor: ramjet convert ", directory_, " vm.mr");
+  ExpectNamed(ranges, "belongs to " + snapshot);
+  const Result inspected = Ramjet(absl::StrCat("inspect ", directory_));
+  EXPECT_EQ(inspected.err, absl::StrCat("ramjet: ", directory_, ": is ", snapshot, "\n"));
 }
 
 TEST(Diff, PagesThatDifferAreNamedByBlock) {

@@ -15,6 +15,7 @@
 #include "mappedram/cloud_hypervisor.h"
 #include "mappedram/format.h"
 #include "mappedram/layered_source.h"
+#include "tools/foreign_snapshot.h"
 
 namespace ramjet {
 namespace {
@@ -37,9 +38,10 @@ absl::StatusOr<ImageFormat> Recognise(const std::string& path) {
   if (!read.ok()) return read;
   const bool wrapped = head == kSaveImageMagic || head == kSaveImagePartMagic;
   if (wrapped || head.substr(0, 4) == "QEVM") return ImageFormat::kMappedRam;
-  return InvalidArgumentError(*file,
-                              "is no mapped-ram file, and of others nothing in the file says "
-                              "what it is: --from raw, or --from firecracker");
+  return NameForeignSnapshot(
+      path, InvalidArgumentError(*file,
+                                 "is no mapped-ram file, and of others nothing in the file says "
+                                 "what it is: --from raw, or --from firecracker"));
 }
 
 const File& KeepFile(GuestImage& image, File file) {
@@ -206,9 +208,9 @@ absl::StatusOr<GuestImage> OpenCloudHypervisor(const GuestImageOptions& options)
   image.format = ImageFormat::kCloudHypervisor;
   image.page_size = options.page_size;
   absl::StatusOr<std::string> state = ReadSmallFile(options.path + "/state.json");
-  if (!state.ok()) return state.status();
+  if (!state.ok()) return NameForeignSnapshot(options.path, state.status());
   absl::StatusOr<std::string> config = ReadSmallFile(options.path + "/config.json");
-  if (!config.ok()) return config.status();
+  if (!config.ok()) return NameForeignSnapshot(options.path, config.status());
   if (absl::Status checked = CheckConfiguration(*config); !checked.ok()) {
     return absl::Status(checked.code(),
                         absl::StrCat(options.path, "/config.json: ", checked.message()));
@@ -274,7 +276,7 @@ absl::StatusOr<std::shared_ptr<const Snapshot>> OpenSnapshot(
   if (!file.ok()) return file.status();
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
       Snapshot::Open(*std::move(file), stream_offset);
-  if (!snapshot.ok()) return snapshot.status();
+  if (!snapshot.ok()) return NameForeignSnapshot(path, snapshot.status(), stream_offset);
   return std::shared_ptr<const Snapshot>(*std::move(snapshot));
 }
 

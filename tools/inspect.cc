@@ -17,6 +17,7 @@
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
 #include "tools/device_report.h"
+#include "tools/foreign_snapshot.h"
 
 namespace ramjet {
 namespace {
@@ -147,10 +148,12 @@ int Fail(const absl::Status& status) {
 
 int RunInspect(const std::string& path, const InspectOptions& options) {
   const absl::StatusOr<File> file = File::Open(path);
-  if (!file.ok()) return Fail(file.status());
+  if (!file.ok()) return Fail(NameForeignSnapshot(path, file.status()));
   const absl::StatusOr<SnapshotDescription> description =
       Snapshot::Describe(*file, options.stream_offset);
-  if (!description.ok()) return Fail(description.status());
+  if (!description.ok()) {
+    return Fail(NameForeignSnapshot(path, description.status(), options.stream_offset));
+  }
   std::optional<DevicesFields> fields;
   if (options.devices) {
     absl::StatusOr<std::optional<DevicesFields>> read = ReadDeviceFields(*file, *description);

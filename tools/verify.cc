@@ -26,6 +26,7 @@
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
+#include "tools/foreign_snapshot.h"
 
 namespace ramjet {
 namespace {
@@ -52,9 +53,10 @@ int Print(const Json& object) {
 
 absl::StatusOr<std::unique_ptr<Snapshot>> OpenSnapshot(const std::string& path) {
   absl::StatusOr<File> file = File::Open(path);
-  if (!file.ok()) return file.status();
+  if (!file.ok()) return NameForeignSnapshot(path, file.status());
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(file));
-  if (snapshot.ok()) (*snapshot)->OpenBulk(DirectReads::kAuto);
+  if (!snapshot.ok()) return NameForeignSnapshot(path, snapshot.status());
+  (*snapshot)->OpenBulk(DirectReads::kAuto);
   return snapshot;
 }
 

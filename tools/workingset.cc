@@ -17,6 +17,7 @@
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_digest.h"
+#include "tools/foreign_snapshot.h"
 
 namespace ramjet {
 namespace {
@@ -38,10 +39,10 @@ int Print(const std::string& text) {
 absl::StatusOr<uint64_t> DigestFile(const std::string& path,
                                     std::optional<uint64_t> stream_offset) {
   absl::StatusOr<File> file = File::Open(path);
-  if (!file.ok()) return file.status();
+  if (!file.ok()) return NameForeignSnapshot(path, file.status());
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
       Snapshot::Open(*std::move(file), stream_offset);
-  if (!snapshot.ok()) return snapshot.status();
+  if (!snapshot.ok()) return NameForeignSnapshot(path, snapshot.status(), stream_offset);
   return DigestSnapshot(**snapshot);
 }
 
