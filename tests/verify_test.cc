@@ -151,7 +151,25 @@ TEST(Verify, ChecksumsReplaceNoSnapshot) {
         std::string("save --qmp socket other.mr --checksums=./other.mr")}) {
     const Result refused = Ramjet(command);
     EXPECT_EQ(refused.status, 2) << command;
-    EXPECT_THAT(refused.err, HasSubstr("checksums: they would replace "));
+    EXPECT_THAT(refused.err, HasSubstr(" would replace "));
+  }
+  EXPECT_EQ(file.Read(), BytesOf(SmallContent()));
+}
+
+// As `ramjet convert` never replaces what it reads; before QEMU, which is not there, is started.
+TEST(Run, OutputsReplaceNothingThatIsRead) {
+  const TempFile file(BytesOf(SmallContent()));
+  const TempFile other;
+  const std::string incoming = absl::StrCat("run --incoming ", file.path());
+  for (const std::string& options :
+       {absl::StrCat(incoming, " --stats ", file.path()),
+        absl::StrCat(incoming, " --record ", file.path()),
+        absl::StrCat(incoming, " --stats ", other.path(), " --checksums ", other.path()),
+        absl::StrCat(incoming, " --stats ", other.path(), " --working-set ", other.path()),
+        absl::StrCat(incoming, " --stats ", other.path(), " --record ", other.path())}) {
+    const Result refused = Ramjet(options + " -- /none");
+    EXPECT_EQ(refused.status, 2) << options;
+    EXPECT_THAT(refused.err, HasSubstr(" would replace "));
   }
   EXPECT_EQ(file.Read(), BytesOf(SmallContent()));
 }

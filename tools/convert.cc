@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,6 +18,7 @@
 #include "tools/convert_to_raw.h"
 #include "tools/deferred_signals.h"
 #include "tools/guest_image.h"
+#include "tools/same_file.h"
 
 namespace ramjet {
 namespace {
@@ -64,6 +66,21 @@ int Fail(const absl::Status& status, int exit_status = 1) {
   return exit_status;
 }
 
+// What is wrong if an output is a file that is read, or another output; empty if none is.
+std::string WhatIsReplaced(const ConvertOptions& options, const GuestImage& image) {
+  std::vector<NamedFile> inputs = {{"IN", options.in.path}, {"--like", options.like}};
+  for (const std::string& base : options.in.bases) inputs.push_back({"--base", base});
+  if (image.format == ImageFormat::kCloudHypervisor) {
+    for (const char* name : {"/memory-ranges", "/state.json", "/config.json"}) {
+      inputs.push_back({"IN's", options.in.path + name});
+    }
+  }
+  std::vector<NamedFile> outputs = {{"OUT", options.out}, {"--checksums", options.checksums}};
+  const bool state_is_read = image.format == ImageFormat::kFirecracker;
+  (state_is_read ? inputs : outputs).push_back({"--vmstate", options.in.vmstate});
+  return WhichIsReplaced(outputs, inputs);
+}
+
 // Options that do not go together; empty if they do.
 std::string WhyNot(const ConvertOptions& options, const GuestImage& image) {
   const bool to_mapped = IsMappedRam(options.to);
@@ -85,7 +102,7 @@ std::string WhyNot(const ConvertOptions& options, const GuestImage& image) {
   if (!options.in.blocks.empty() && image.format == ImageFormat::kCloudHypervisor) {
     return "--blocks: Cloud Hypervisor's state names them";
   }
-  return "";
+  return WhatIsReplaced(options, image);
 }
 
 }  // namespace

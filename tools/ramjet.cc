@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "loader/snapshot_loader.h"
@@ -19,6 +17,7 @@
 #include "tools/demo.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
+#include "tools/same_file.h"
 #include "tools/save.h"
 #include "tools/verify.h"
 #include "tools/workingset.h"
@@ -132,7 +131,7 @@ constexpr char kConvertFooter[] =
     "back.\n"
     "What has no place in OUT is named on stderr. OUT appears, or is replaced, when it is "
     "complete,\n"
-    "and so do its checksums.\n"
+    "and so do its checksums. No file that is read can be an output.\n"
     "\n"
     "A diff and a full snapshot with holes look alike, so one of --base and --full is needed "
     "where\n"
@@ -176,14 +175,6 @@ constexpr char kDiffDescription[] =
     "a "
     "file cannot be read.";
 
-bool SameFile(const std::string& a, const std::string& b) {
-  std::error_code error;
-  const auto place = [&](const std::string& path) {
-    return std::filesystem::absolute(path, error).lexically_normal();
-  };
-  return place(a) == place(b) || std::filesystem::equivalent(a, b, error);
-}
-
 std::string SidecarOf(const std::string& snapshot) { return snapshot + ".crc"; }
 
 // Where --checksums says that those of `snapshot` go; empty: nowhere.
@@ -191,9 +182,10 @@ std::string SidecarOf(const std::string& snapshot, const std::string& flag) {
   return flag == "true" ? SidecarOf(snapshot) : flag;  // of a flag without a value, CLI11 has that
 }
 
-void ExpectOther(const std::string& sidecar, const std::string& snapshot) {
-  if (sidecar.empty() || !SameFile(sidecar, snapshot)) return;
-  throw CLI::ValidationError("checksums", "they would replace " + snapshot);
+void ExpectNoneReplaced(const std::vector<ramjet::NamedFile>& outputs,
+                        const std::vector<ramjet::NamedFile>& inputs) {
+  const std::string replaced = ramjet::WhichIsReplaced(outputs, inputs);
+  if (!replaced.empty()) throw CLI::ValidationError(replaced);
 }
 
 }  // namespace
@@ -511,10 +503,12 @@ int main(int argc, char** argv) {
     }
     save_options.checksums = SidecarOf(save_options.path, sidecar);
     convert_options.checksums = SidecarOf(convert_options.out, sidecar);
-    ExpectOther(save_options.checksums, save_options.path);
-    ExpectOther(convert_options.checksums, convert_options.out);
-    ExpectOther(convert_options.checksums, convert_options.in.path);
-    if (checksum->parsed()) ExpectOther(out, file);
+    ExpectNoneReplaced({{"FILE", save_options.path}, {"--checksums", save_options.checksums}}, {});
+    if (checksum->parsed()) ExpectNoneReplaced({{"SIDECAR", out}}, {{"FILE", file}});
+    ExpectNoneReplaced({{"--stats", run_options.stats_path}, {"--record", run_options.record_path}},
+                       {{"--incoming", run_options.incoming},
+                        {"--working-set", run_options.working_set},
+                        {"--checksums", run_options.checksums}});
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     std::cerr << "ramjet: " << error.what() << "\nTry: ramjet --help, ramjet run --help\n";
