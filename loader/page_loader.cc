@@ -143,10 +143,11 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
     const absl::Status read = ReadRun(parts_.demand, block, {page, 1}, content);
     if (!read.ok() && IsLost(read, unread_ns)) return Lose(block, {page, 1}, read);
     if (!read.ok()) {
-      Count(parts_.stats.read_retries, 1);
+      const bool no_memory = absl::IsResourceExhausted(read);
+      if (!no_memory) Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
       block.Unclaim({page, 1});
-      return Outcome::kUnread;
+      return no_memory ? Outcome::kNoMemory : Outcome::kUnread;
     }
   }
   return InstallFaulted(block, page, content, unread_ns);
@@ -247,10 +248,15 @@ void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
     if (read.ok()) {
       InstallAhead(block, one, content, also);
     } else {
-      Count(parts_.stats.read_retries, 1);
-      parts_.stats.NoteUnread(read);
+      NoteUnread(read);
     }
   }
+}
+
+void PageLoader::NoteUnread(const absl::Status& read) const {
+  if (absl::IsResourceExhausted(read)) return Count(parts_.stats.no_memory, 1);
+  Count(parts_.stats.read_retries, 1);
+  parts_.stats.NoteUnread(read);
 }
 
 void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, uint64_t unread_ns,
@@ -266,7 +272,7 @@ void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, u
       InstallAhead(block, one, content);
       continue;
     }
-    parts_.stats.NoteUnread(read);
+    NoteUnread(read);
     if (!IsLost(read, unread_ns) || block.Claim(one) == 0) continue;
     if (lost.end() != one.first) {
       LoseAndGiveUp(block, lost, why, tell_by_ns);
@@ -393,7 +399,8 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
   return parts_.uffd.Continue(addr, block.page_size());
 }
 
-bool PageLoader::IsLost(const absl::Status& read, uint64_t unread_ns) const {
+bool PageLoader::IsLost(const absl::Status& read, uint64_t unread_ns) {
+  if (absl::IsResourceExhausted(read)) return false;
   return unread_ns >= (absl::IsUnavailable(read) ? kMaxUnreadNs : kMaxDamagedNs);
 }
 

@@ -190,7 +190,8 @@ class PageLoader {
   Moved MoveWindow(ClaimedWindow window, uint8_t* content, const MoveCounts& counts);
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
-  bool IsLost(const absl::Status& read, uint64_t unread_ns) const;
+  static bool IsLost(const absl::Status& read, uint64_t unread_ns);
+  void NoteUnread(const absl::Status& read) const;
   Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
   void LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
   Outcome StopVm(const absl::Status& why);

@@ -109,6 +109,10 @@ absl::Status File::ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const {
     } else if (got == 0) {
       return DataLossError(*this, "ends before offset ", offset + buffer.size(), ": reading ",
                            buffer.size(), " bytes at offset ", offset, " gave ", done);
+    } else if (errno == ENOMEM || errno == EFAULT) {
+      // The kernel has no memory for its own work or for our buffer, which may be swapped out. No
+      // words: they would take memory, too.
+      return absl::ResourceExhaustedError("");
     } else if (errno != EINTR) {
       return absl::UnavailableError(
           absl::StrCat(name_, ": reading ", buffer.size(), " bytes at offset ", offset,

@@ -41,7 +41,8 @@ class File {
   ino_t inode() const { return inode_; }
 
   // Fills all of `buffer` from `offset`, by as many preads as it takes. DataLoss if the file ends
-  // before, Unavailable with errno in words for any other failure.
+  // before, ResourceExhausted if the kernel lacks memory, Unavailable with errno in words for any
+  // other failure.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
   // The same of what the page cache has, and has read already; else Unavailable. On file systems
   // that cannot tell (RWF_NOWAIT, Linux 4.14) it may wait.

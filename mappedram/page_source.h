@@ -26,7 +26,7 @@ class PageSource {
   // not to be used. Pages whose nonzero bit is clear have unspecified content. REQUIRES: the bytes
   // lie inside the block. DataLoss: the file ends early or is not the file that was opened any
   // more. Unavailable: the system refused the read (the message has block, page, offset and errno);
-  // a later call may succeed.
+  // a later call may succeed. ResourceExhausted: the kernel lacks memory; so may it.
   virtual absl::Status ReadPages(size_t block, uint64_t offset,
                                  absl::Span<uint8_t> buffer) const = 0;
 

@@ -136,7 +136,7 @@ absl::Status Snapshot::ReadPagesBy(const Reader& reader, size_t block, uint64_t 
   } else if (changed_.load(std::memory_order_relaxed)) {
     read = DataLossError(file_, "changed while it was being loaded");
   }
-  if (read.ok()) return read;
+  if (read.ok() || absl::IsResourceExhausted(read)) return read;
   return absl::Status(read.code(), absl::StrCat(read.message(), " (block \"", from.idstr,
                                                 "\", page ", offset / from.page_size, " at offset ",
                                                 from.pages_offset + offset, ")"));
