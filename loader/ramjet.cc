@@ -80,7 +80,7 @@ std::optional<size_t> FindBlock(const Snapshot& snapshot, const char* idstr) {
 }
 
 std::string StatsText(const ramjet_handle& load) {
-  if (load.loader == nullptr) return FormatStats({.complete = true}, nullptr);
+  if (load.loader == nullptr) return FormatStats({.lazy = false, .complete = true}, nullptr);
   const SnapshotLoader::PageCounts lazy = load.loader->attached_pages();
   StatsContent content{.complete = load.loader->complete(),
                        .lazy_pages = lazy.total,

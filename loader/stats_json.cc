@@ -47,7 +47,7 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
   const std::string unread = content.missing_pages > 0 ? counted.unread().why : "";
   const Json json = {
       {"schema", "ramjet.stats/1"},
-      {"mode", stats != nullptr ? "lazy" : "stock"},
+      {"mode", stats != nullptr && content.lazy ? "lazy" : "stock"},
       {"complete", content.complete},
       {"fallback", content.fallback.empty() ? Json() : Json(content.fallback)},
       {"blocks", std::move(blocks)},

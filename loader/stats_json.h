@@ -20,6 +20,7 @@ struct StatsContent {
     uint64_t nonzero = 0;
     bool lazy = false;
   };
+  bool lazy = true;  // "mode": false if it is known that no block is
   bool complete = false;
   std::string fallback = {};  // empty: null
   std::vector<Block> blocks = {};

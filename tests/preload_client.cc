@@ -296,6 +296,14 @@ void MemoryLock(Client& client) {
   client.ExpectContent();
 }
 
+// As QEMU with -overcommit mem-lock=on-fault: what is mapped from now on is locked when it comes.
+void MemoryLockOnFault(Client& client) {
+  Check(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0, "mlockall");
+  client.MapPrivate();
+  client.Load();
+  client.ExpectContent();
+}
+
 void NamedFile(Client& client) {
   const std::string path = "/dev/shm/ramjet_preload_client." + std::to_string(getpid());
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -412,6 +420,7 @@ int Main(const std::string& path, const std::string& situation) {
       {"without_permission", WithoutPermission},
       {"from_a_pipe", FromAPipe},
       {"in_two_parts", InTwoParts},
+      {"mlock_on_fault", MemoryLockOnFault},
   };
   const auto found = situations.find(situation);
   Check(found != situations.end(), "the situation is known");

@@ -111,6 +111,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Situation{"private_mapping_of_a_file", "private mapping"},
                       Situation{"prealloc", "populated already"},
                       Situation{"mlock", "(prealloc or mlock)"},
+                      Situation{"mlock_on_fault", "locked in memory (mlock)"},
                       Situation{"named_file", "/dev/shm/"},
                       Situation{"pinning_vfio", "a device that pins guest memory is in use"},
                       Situation{"pinning_vdpa", "a device that pins guest memory is in use"},

@@ -394,6 +394,7 @@ void Session::WriteStats() {
 
 StatsContent Session::CollectStats() const {
   StatsContent content;
+  content.lazy = false;
   content.complete = to_complete_.has_value();
   content.fallback = fallback_;
   content.to_resume = absl::Nanoseconds(last_answer_ns_.load());
@@ -412,6 +413,7 @@ StatsContent Session::CollectStats() const {
                                 .pages = block.pages(),
                                 .nonzero = block.nonzero_pages,
                                 .lazy = blocks_[i].mode.load() == Mode::kLazy});
+      content.lazy = content.lazy || content.blocks.back().lazy;
     }
   }
   return content;
