@@ -2,25 +2,34 @@
 // in a test.
 //
 //   preload_client SNAPSHOT SITUATION
+//   preload_client SNAPSHOT heir FD     # the memory behind an inherited descriptor
+//   preload_client show_environment
 //
 // Run under `ramjet run --eager=off`, so that nothing arrives before it is asked for. Checks every
 // byte by its own system calls; says what is wrong on stderr and exits with 1.
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <string>
 #include <thread>
@@ -125,6 +134,7 @@ class Client {
   uint8_t* memory() const { return memory_; }
   uint64_t length() const { return block_.used_length; }
   int memfd() const { return memfd_; }
+  const std::string& path() const { return path_; }
   int fd() const { return fd_; }
 
  private:
@@ -143,26 +153,39 @@ class Client {
   uint8_t* memory_ = nullptr;
 };
 
-// What another process does with a descriptor that it is given.
-int PassThroughSocket(int fd) {
-  int sockets[2];
-  Check(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "socketpair");
+// A byte that carries a descriptor.
+struct Message {
+  explicit Message(int fd) {
+    header.msg_iov = &iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control;
+    header.msg_controllen = sizeof(control);
+    part = CMSG_FIRSTHDR(&header);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
+  }
   char byte = 0;
   iovec iov{.iov_base = &byte, .iov_len = 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* const part = CMSG_FIRSTHDR(&message);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
-  Check(sendmsg(sockets[0], &message, 0) == 1, "sendmsg");
-  Check(recvmsg(sockets[1], &message, 0) == 1, "recvmsg");
-  const cmsghdr* const answer = CMSG_FIRSTHDR(&message);
+  msghdr header{};
+  cmsghdr* part;
+};
+
+using SendFunction = std::function<ssize_t(int socket, msghdr* message)>;
+
+// What another process does with a descriptor that it is given.
+int PassThroughSocket(
+    int fd, const SendFunction& send = [](int socket, msghdr* message) {
+      return sendmsg(socket, message, 0);
+    }) {
+  int sockets[2];
+  Check(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "socketpair");
+  Message message(fd);
+  Check(send(sockets[0], &message.header) == 1, "a message is sent");
+  Check(recvmsg(sockets[1], &message.header, 0) == 1, "recvmsg");
+  const cmsghdr* const answer = CMSG_FIRSTHDR(&message.header);
   Check(answer != nullptr, "a descriptor comes with the message");
   int received;
   std::memcpy(&received, CMSG_DATA(answer), sizeof(received));
@@ -212,6 +235,33 @@ void PassDuringLoad(Client& client) {
   Check(lseek(client.memfd(), 0, SEEK_DATA) == -1, "nothing is loaded before it is asked for");
   const int received = PassThroughSocket(client.memfd());
   client.ExpectContentAt(SecondMapping(client, received), 0, 0);
+}
+
+void PassBySendmmsg(Client& client) {
+  client.MapShared();
+  client.Load();
+  const int received = PassThroughSocket(client.memfd(), [](int socket, msghdr* message) {
+    mmsghdr messages[] = {{.msg_hdr = *message, .msg_len = 0}};
+    return ssize_t{sendmmsg(socket, messages, 1, 0)};
+  });
+  client.ExpectContentAt(SecondMapping(client, received), 0, 0);
+}
+
+// The kernel refuses them. So whatever the library makes of them, it must not read beyond them.
+void SendMalformedMessages(Client& client) {
+  client.MapShared();
+  client.Load();
+  int sockets[2];
+  Check(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "socketpair");
+  for (const size_t length : {size_t{0}, size_t{1}, CMSG_LEN(0) - 1, size_t{1} << 40}) {
+    Message message(client.memfd());
+    message.part->cmsg_len = length;
+    Check(sendmsg(sockets[0], &message.header, 0) == -1 && errno == EINVAL, "sendmsg refuses");
+    mmsghdr messages[] = {{.msg_hdr = message.header, .msg_len = 0}};
+    Check(sendmmsg(sockets[0], messages, 1, 0) == -1 && errno == EINVAL, "sendmmsg refuses");
+  }
+  Check(lseek(client.memfd(), 0, SEEK_DATA) == -1, "nothing is loaded for them");
+  client.ExpectContent();
 }
 
 void PassBeforeLoad(Client& client) {
@@ -377,6 +427,209 @@ void InTwoParts(Client& client) {
   client.ExpectContent();
 }
 
+// --- exec: a program that inherits guest memory sees all of it. ---
+
+// All pages are owed when another program comes to it.
+void LoadShared(Client& client) {
+  client.MapShared();
+  client.Load();
+  Check(lseek(client.memfd(), 0, SEEK_DATA) == -1, "nothing is loaded before it is asked for");
+}
+
+// As QEMU does before it becomes its successor (cpr-exec).
+void ClearCloexec(int fd) { Check(fcntl(fd, F_SETFD, 0) == 0, "fcntl"); }
+
+// The arguments that make this program an heir of `fd`.
+class HeirArguments {
+ public:
+  HeirArguments(const Client& client, int fd)
+      : words_{"heir", client.path(), "heir", std::to_string(fd)} {
+    for (std::string& word : words_) argv_.push_back(word.data());
+    argv_.push_back(nullptr);
+  }
+  char** argv() { return argv_.data(); }
+
+ private:
+  std::vector<std::string> words_;
+  std::vector<char*> argv_;
+};
+
+constexpr char kSelf[] = "/proc/self/exe";
+
+void ExpectSuccess(pid_t child) {
+  int status = -1;
+  Check(child > 0 && waitpid(child, &status, 0) == child, "there is a child");
+  Check(status == 0, "the child has found what it should");
+}
+
+void ExecItself(Client& client) {
+  LoadShared(client);
+  ClearCloexec(client.memfd());
+  HeirArguments heir(client, client.memfd());
+  execvp(kSelf, heir.argv());
+  Check(false, "execvp");
+}
+
+// Each way to exec, in a forked child that has the memory under another number.
+void ExecInAChildBy(Client& client, const std::function<void(char** argv)>& exec) {
+  LoadShared(client);
+  HeirArguments heir(client, 100);
+  const pid_t child = fork();
+  if (child == 0) {
+    Check(dup2(client.memfd(), 100) == 100, "dup2");
+    exec(heir.argv());
+    Check(false, "exec");
+  }
+  ExpectSuccess(child);
+  client.ExpectContent();
+}
+
+void ExecAfterVfork(Client& client) {
+  LoadShared(client);
+  ClearCloexec(client.memfd());
+  HeirArguments heir(client, client.memfd());
+  const pid_t child = vfork();
+  if (child == 0) {
+    execv(kSelf, heir.argv());
+    _exit(1);
+  }
+  ExpectSuccess(child);
+}
+
+void Spawn(Client& client) {
+  LoadShared(client);
+  ClearCloexec(client.memfd());
+  HeirArguments heir(client, client.memfd());
+  pid_t child = -1;
+  Check(posix_spawn(&child, kSelf, nullptr, nullptr, heir.argv(), environ) == 0, "posix_spawn");
+  ExpectSuccess(child);
+}
+
+void SpawnWithACopy(Client& client) {
+  LoadShared(client);
+  HeirArguments heir(client, 100);
+  posix_spawn_file_actions_t actions;
+  Check(posix_spawn_file_actions_init(&actions) == 0 &&
+            posix_spawn_file_actions_adddup2(&actions, client.memfd(), 100) == 0,
+        "file actions");
+  pid_t child = -1;
+  Check(posix_spawnp(&child, kSelf, &actions, nullptr, heir.argv(), environ) == 0, "posix_spawnp");
+  ExpectSuccess(child);
+}
+
+void RunInAShell(Client& client) {
+  LoadShared(client);
+  ClearCloexec(client.memfd());
+  const std::string self = std::filesystem::read_symlink(kSelf).string();
+  const std::string command =
+      "'" + self + "' '" + client.path() + "' heir " + std::to_string(client.memfd());
+  Check(std::system(command.c_str()) == 0, "system");
+}
+
+void RunByPopen(Client& client) {
+  LoadShared(client);
+  ClearCloexec(client.memfd());
+  const std::string self = std::filesystem::read_symlink(kSelf).string();
+  const std::string command =
+      "'" + self + "' '" + client.path() + "' heir " + std::to_string(client.memfd());
+  FILE* const pipe = popen(command.c_str(), "r");
+  Check(pipe != nullptr && pclose(pipe) == 0, "popen");
+}
+
+// Who inherits a block before it is loaded maps it whenever he likes.
+void InheritBeforeLoad(Client& client) {
+  client.MapShared();
+  const pid_t child = fork();
+  if (child == 0) {
+    ClearCloexec(client.memfd());
+    execlp("true", "true", nullptr);
+    Check(false, "execlp");
+  }
+  ExpectSuccess(child);
+  client.Load();
+  client.ExpectContentAt(SecondMapping(client, client.memfd()), 0, 0);
+}
+
+// Programs that only help inherit no memory, and nobody waits for them: QEMU's bridge helper, what
+// libvirt asks it.
+void StartHelpers(Client& client) {
+  LoadShared(client);
+  const pid_t forked = fork();
+  if (forked == 0) {
+    execl("/bin/sh", "sh", "-c", "exit 0", nullptr);
+    Check(false, "execl");
+  }
+  ExpectSuccess(forked);
+  ExpectSuccess([] {
+    const pid_t child = fork();
+    if (child == 0) _exit(0);
+    return child;
+  }());
+  Check(std::system("exit 0") == 0, "system");
+  pid_t child = -1;
+  const char* const words[] = {"true", nullptr};
+  Check(posix_spawnp(&child, "true", nullptr, nullptr, const_cast<char**>(words), environ) == 0,
+        "posix_spawnp");
+  ExpectSuccess(child);
+  Check(lseek(client.memfd(), 0, SEEK_DATA) == -1, "still nothing is loaded");
+  client.ExpectContent();
+}
+
+// The process that loads is stopped, so that nothing comes, and then killed, while a child of it is
+// about to exec. The test reads what the child says.
+void DieWhileAChildWaits(Client& client) {
+  LoadShared(client);
+  const pid_t loader = getpid();
+  if (fork() != 0) {
+    while (true) pause();
+  }
+  const pid_t child = getpid();
+  const auto state = [](pid_t pid) {  // the field behind the program's name in parentheses
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    const std::string line((std::istreambuf_iterator<char>(file)),
+                           std::istreambuf_iterator<char>());
+    return line.substr(line.rfind(')') + 2, 1);
+  };
+  Check(kill(loader, SIGSTOP) == 0, "SIGSTOP");
+  while (state(loader) != "T") sched_yield();
+  if (fork() == 0) {
+    while (state(child) != "S") sched_yield();
+    _exit(kill(loader, SIGKILL));
+  }
+  ClearCloexec(client.memfd());
+  HeirArguments heir(client, client.memfd());
+  execv(kSelf, heir.argv());
+  Check(errno == EIO, "exec is refused");
+  std::fprintf(stderr, "preload_client: refused\n");
+  _exit(0);
+}
+
+// A child passes the memory on, as a process that never execs.
+void PassInAChild(Client& client) {
+  LoadShared(client);
+  const pid_t child = fork();
+  if (child == 0) {
+    const int received = PassThroughSocket(client.memfd());
+    client.ExpectContentAt(SecondMapping(client, received), 0, 0);
+    _exit(0);
+  }
+  ExpectSuccess(child);
+}
+
+// What programs find that this one starts, each in another way, on stdout.
+void ShowEnvironment(char** main_environment) {
+  Check(std::system("echo system; env") == 0, "system");
+  const char* const words[] = {"env", nullptr};
+  const pid_t child = fork();
+  if (child == 0) {
+    execve("/usr/bin/env", const_cast<char**>(words), main_environment);
+    Check(false, "execve");
+  }
+  ExpectSuccess(child);
+  execvp("env", const_cast<char**>(words));
+  Check(false, "execvp");
+}
+
 int Main(const std::string& path, const std::string& situation) {
   Client client(path);
   const auto load_by = [](PreadFunction function) {
@@ -385,6 +638,9 @@ int Main(const std::string& path, const std::string& situation) {
       c.Load(function);
       c.ExpectContent();
     };
+  };
+  const auto child_execs_by = [](std::function<void(char**)> exec) {
+    return [exec = std::move(exec)](Client& c) { ExecInAChildBy(c, exec); };
   };
   const std::map<std::string, std::function<void(Client&)>> situations = {
       {"preadv64", load_by(ByPreadv64)},
@@ -421,6 +677,36 @@ int Main(const std::string& path, const std::string& situation) {
       {"from_a_pipe", FromAPipe},
       {"in_two_parts", InTwoParts},
       {"mlock_on_fault", MemoryLockOnFault},
+      {"pass_by_sendmmsg", PassBySendmmsg},
+      {"pass_in_a_child", PassInAChild},
+      {"malformed_messages", SendMalformedMessages},
+      {"exec_itself", ExecItself},
+      {"execve", child_execs_by([](char** argv) { execve(kSelf, argv, environ); })},
+      {"execv", child_execs_by([](char** argv) { execv(kSelf, argv); })},
+      {"execvp", child_execs_by([](char** argv) { execvp(kSelf, argv); })},
+      {"execvpe", child_execs_by([](char** argv) { execvpe(kSelf, argv, environ); })},
+      {"execl", child_execs_by([](char** argv) {
+         execl(kSelf, argv[0], argv[1], argv[2], argv[3], nullptr);
+       })},
+      {"execlp", child_execs_by([](char** argv) {
+         execlp(kSelf, argv[0], argv[1], argv[2], argv[3], nullptr);
+       })},
+      {"execle", child_execs_by([](char** argv) {
+         execle(kSelf, argv[0], argv[1], argv[2], argv[3], nullptr, environ);
+       })},
+      {"fexecve", child_execs_by([](char** argv) {
+         fexecve(open(kSelf, O_RDONLY | O_CLOEXEC), argv, environ);
+       })},
+      {"execveat",
+       child_execs_by([](char** argv) { execveat(AT_FDCWD, kSelf, argv, environ, 0); })},
+      {"exec_after_vfork", ExecAfterVfork},
+      {"spawn", Spawn},
+      {"spawn_with_a_copy", SpawnWithACopy},
+      {"system", RunInAShell},
+      {"popen", RunByPopen},
+      {"inherit_before_load", InheritBeforeLoad},
+      {"start_helpers", StartHelpers},
+      {"die_while_a_child_waits", DieWhileAChildWaits},
   };
   const auto found = situations.find(situation);
   Check(found != situations.end(), "the situation is known");
@@ -431,7 +717,15 @@ int Main(const std::string& path, const std::string& situation) {
 }  // namespace
 }  // namespace ramjet
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv, char** environment) {
+  if (argc == 4 && std::string(argv[2]) == "heir") {
+    const ramjet::Client client(argv[1]);
+    client.ExpectContentAt(ramjet::SecondMapping(client, std::atoi(argv[3])), 0, 0);
+    return 0;
+  }
+  if (argc == 2 && std::string(argv[1]) == "show_environment") {
+    ramjet::ShowEnvironment(environment);
+  }
   if (argc != 3) return 2;
   return ramjet::Main(argv[1], argv[2]);
 }

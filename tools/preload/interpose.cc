@@ -11,9 +11,9 @@
 // libc's functions are found, its own code is brought in, the device is opened.
 //
 // State is never destroyed: QEMU's threads still run when a process ends.
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <link.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -32,7 +32,9 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "mappedram/format.h"
-#include "tools/preload/passed_files.h"
+#include "tools/preload/environment.h"
+#include "tools/preload/exec_guard.h"
+#include "tools/preload/original.h"
 #include "tools/preload/session.h"
 #include "tools/preload/settings.h"
 #include "uffd/userfaultfd.h"
@@ -42,32 +44,6 @@ extern "C" const ElfW(Ehdr) own_header asm("__ehdr_start") __attribute__((visibi
 
 namespace ramjet {
 namespace {
-
-// libc's own function, or that of whoever comes after us. Constant-initialized, for other
-// libraries' constructors may call before ours has run.
-template <typename Function>
-class Original {
- public:
-  constexpr explicit Original(const char* name) : name_(name) {}
-
-  template <typename... Args>
-  auto operator()(Args... args) {
-    // relaxed: whoever finds nothing looks it up, and finds the same.
-    Function* const function = function_.load(std::memory_order_relaxed);
-    return (function != nullptr ? function : Find())(args...);
-  }
-
-  // QEMU has a hundred libraries, all of which may have to be asked.
-  Function* Find() {
-    auto* const function = reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name_));
-    function_.store(function, std::memory_order_relaxed);
-    return function;
-  }
-
- private:
-  const char* const name_;
-  std::atomic<Function*> function_{nullptr};
-};
 
 constinit Original<ssize_t(int, const iovec*, int)> original_readv("readv");
 constinit Original<ssize_t(int, void*, size_t, off_t)> original_pread("pread");
@@ -79,6 +55,20 @@ constinit Original<int(int, int, off64_t, off64_t)> original_fallocate64("falloc
 constinit Original<int(int, off_t)> original_ftruncate("ftruncate");
 constinit Original<int(int, off64_t)> original_ftruncate64("ftruncate64");
 constinit Original<ssize_t(int, const msghdr*, int)> original_sendmsg("sendmsg");
+constinit Original<int(int, mmsghdr*, unsigned, int)> original_sendmmsg("sendmmsg");
+
+// Read once, before it is removed from the emulator's environment.
+const Settings& TheSettings() {
+  static const Settings* const settings = new Settings(Settings::FromEnvironment());
+  return *settings;
+}
+
+// What this process starts, or becomes, gets nothing of ours.
+void BeEmulator() {
+  (void)TheSettings();
+  LeaveEnvironment();
+  (void)ExecGuard::Get();
+}
 
 class State {
  public:
@@ -93,10 +83,11 @@ class State {
 
   // `fd` has given the first bytes of a stream.
   void BeginSession(int fd, uint64_t stream_offset) ABSL_LOCKS_EXCLUDED(mu_) {
+    BeEmulator();  // if it was not known before, it is now
     // What an earlier load still owes is loaded first: its memory may be that of the next one.
     if (const std::shared_ptr<Session> before = Current()) before->Retire();
     const std::shared_ptr<Session> session = Session::Begin(
-        fd, stream_offset, Settings::FromEnvironment(), std::exchange(device_fd_, -1), passed_);
+        fd, stream_offset, TheSettings(), std::exchange(device_fd_, -1), ExecGuard::Get());
     absl::MutexLock lock(&mu_);
     session_ = session;
     active_.store(true, std::memory_order_release);
@@ -105,24 +96,19 @@ class State {
   // For a process that may later have no right to open it (-runas) or no path to it (-chroot).
   void OpenDevice() { device_fd_ = open(Userfaultfd::kDevice, O_RDWR | O_CLOEXEC); }
 
-  PassedFiles& passed() { return passed_; }
+  // In a forked child none of the session's threads runs, and its locks may be held for ever.
+  void Forget() { active_.store(false, std::memory_order_relaxed); }
 
  private:
   std::atomic<bool> active_{false};
   absl::Mutex mu_;
   std::weak_ptr<Session> session_ ABSL_GUARDED_BY(mu_);  // which keeps itself until it is over
   int device_fd_ = -1;                                   // until a session takes it
-  PassedFiles passed_;
 };
 
 State& TheState() {
   static State* const state = new State();
   return *state;
-}
-
-template <typename... Functions>
-void FindAll(Functions&... functions) {
-  (functions.Find(), ...);
 }
 
 // Brings in this library's own code and variables, at once instead of page by page. Linux 5.14;
@@ -151,11 +137,15 @@ __attribute__((constructor)) void OnLoad() {
   const int before = errno;
   FindAll(original_readv, original_pread, original_pread64, original_preadv, original_preadv64,
           original_fallocate, original_fallocate64, original_ftruncate, original_ftruncate64,
-          original_sendmsg);
+          original_sendmsg, original_sendmmsg);
   // Built with assertions, Abseil searches for deadlocks, and keeps books at every lock.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  Populate();
-  TheState().OpenDevice();
+  if (MayBeEmulator()) {
+    Populate();
+    TheState().OpenDevice();
+    BeEmulator();
+  }
+  pthread_atfork(nullptr, nullptr, [] { TheState().Forget(); });
   errno = before;
 }
 
@@ -181,7 +171,7 @@ void AfterStreamRead(int fd, const iovec* iov, int count, ssize_t got) {
     const off_t position = is_file ? lseek(fd, 0, SEEK_CUR) : -1;
     if (position >= got) {
       TheState().BeginSession(fd, static_cast<uint64_t>(position - got));
-    } else if (!Settings::FromEnvironment().checksums.empty()) {
+    } else if (!TheSettings().checksums.empty()) {
       Session::EndUnchecked("what is loaded is no file, and cannot be compared with checksums");
     }
   } else if (const std::shared_ptr<Session> session = CurrentSession()) {
@@ -241,9 +231,18 @@ void BeforeTruncate(int fd) {
   if (const std::shared_ptr<Session> session = CurrentSession()) session->FinishBefore(fd);
 }
 
-void BeforePassing(const msghdr* message) {
-  auto* const header = const_cast<msghdr*>(message);
-  for (cmsghdr* part = CMSG_FIRSTHDR(header); part != nullptr; part = CMSG_NXTHDR(header, part)) {
+// The kernel refuses a message with a part of another length.
+bool IsWhole(const msghdr& message, const cmsghdr& part) {
+  const auto at = static_cast<size_t>(reinterpret_cast<const char*>(&part) -
+                                      static_cast<const char*>(message.msg_control));
+  return part.cmsg_len >= CMSG_LEN(0) && part.cmsg_len <= message.msg_controllen - at;
+}
+
+void BeforePassing(const msghdr& message) {
+  const int before = errno;
+  auto* const header = const_cast<msghdr*>(&message);
+  for (cmsghdr* part = CMSG_FIRSTHDR(header); part != nullptr && IsWhole(message, *part);
+       part = CMSG_NXTHDR(header, part)) {
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
     const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < count; ++i) {
@@ -251,10 +250,11 @@ void BeforePassing(const msghdr* message) {
       std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
       struct stat status;
       if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) continue;
-      TheState().passed().Add(status.st_dev, status.st_ino);
+      (void)ExecGuard::Get().Leave(status.st_dev, status.st_ino);
       if (const std::shared_ptr<Session> session = CurrentSession()) session->FinishBefore(fd);
     }
   }
+  errno = before;
 }
 
 }  // namespace
@@ -314,8 +314,15 @@ int ftruncate64(int fd, off64_t length) noexcept {
 }
 
 ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-  if (message != nullptr && message->msg_controllen > 0) ramjet::BeforePassing(message);
+  if (message != nullptr && message->msg_controllen > 0) ramjet::BeforePassing(*message);
   return ramjet::original_sendmsg(fd, message, flags);
+}
+
+int sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags) {
+  for (unsigned i = 0; i < count; ++i) {
+    if (messages[i].msg_hdr.msg_controllen > 0) ramjet::BeforePassing(messages[i].msg_hdr);
+  }
+  return ramjet::original_sendmmsg(fd, messages, count, flags);
 }
 
 }  // extern "C"

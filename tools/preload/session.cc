@@ -37,8 +37,8 @@ void Say(const std::string& message) {
 }  // namespace
 
 std::shared_ptr<Session> Session::Begin(int fd, uint64_t stream_offset, const Settings& settings,
-                                        int device_fd, const PassedFiles& passed) {
-  std::shared_ptr<Session> session(new Session(settings, device_fd, passed));
+                                        int device_fd, ExecGuard& guard) {
+  std::shared_ptr<Session> session(new Session(settings, device_fd, guard));
   session->keep_alive_ = session;
   const absl::Status opened = session->Open(fd, stream_offset);
   if (!opened.ok() && !settings.checksums.empty()) session->Refuse(opened);
@@ -61,6 +61,10 @@ Session::~Session() {
 void Session::End() {
   WriteFiles();  // before the next session can begin, and write its own
   over_.Notify();
+  {
+    absl::MutexLock lock(&mu_);
+    if (guarded_) guard_.Release();
+  }
   keep_alive_.reset();
 }
 
@@ -186,11 +190,12 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   if (!mapping.ok()) return mapping.status();
   const dev_t device = makedev(static_cast<unsigned>(mapping->device_major),
                                static_cast<unsigned>(mapping->device_minor));
-  if (mapping->shared && passed_.Contains(device, mapping->inode)) {
-    return absl::FailedPreconditionError("its memory is shared with another process");
-  }
   if (loader_ == nullptr && loader_status_.ok()) loader_status_ = StartLoader();
   if (!loader_status_.ok()) return loader_status_;
+  if (mapping->shared) {
+    const absl::Status guarded = GuardShared(device, mapping->inode);
+    if (!guarded.ok()) return guarded;
+  }
   absl::Status attached = loader_->Attach(
       index, {.host = reinterpret_cast<void*>(host),
               .memory = mapping->shared ? BlockMemory::kShared : BlockMemory::kPrivate});
@@ -201,6 +206,15 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   block.backing_inode = mapping->inode;
   block.backing_offset = mapping->offset;
   return absl::OkStatus();
+}
+
+absl::Status Session::GuardShared(dev_t device, ino_t inode) {
+  if (!guarded_) {
+    const absl::Status held = guard_.Hold([self = shared_from_this()] { self->FinishAll(); });
+    if (!held.ok()) return held;
+    guarded_ = true;
+  }
+  return guard_.Admit(device, inode);
 }
 
 absl::Status Session::StartLoader() {
@@ -352,6 +366,11 @@ void Session::LoadAttached() {
   const absl::Status loaded = loader_->Finish();
   // Nothing that the caller is about to do may happen to a guest that is not whole.
   while (absl::IsAborted(loaded)) pause();  // Run() ends the VM
+}
+
+void Session::FinishAll() {
+  LoadAttached();
+  if (stream_ended_.HasBeenNotified()) over_.WaitForNotification();
 }
 
 void Session::Retire() {

@@ -26,7 +26,7 @@
 #include "loader/thread.h"
 #include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
-#include "tools/preload/passed_files.h"
+#include "tools/preload/exec_guard.h"
 #include "tools/preload/settings.h"
 
 namespace ramjet {
@@ -49,10 +49,10 @@ class Session : public std::enable_shared_from_this<Session> {
   // `fd` has just given the first bytes of a migration stream that begins at `stream_offset`. Never
   // fails: without checksums, a file that is not fit makes a session that answers nothing and
   // remembers why.
-  // `device_fd` is an open /dev/userfaultfd, which the session closes, or -1; `passed` outlives the
+  // `device_fd` is an open /dev/userfaultfd, which the session closes, or -1; `guard` outlives the
   // session.
   static std::shared_ptr<Session> Begin(int fd, uint64_t stream_offset, const Settings& settings,
-                                        int device_fd, const PassedFiles& passed);
+                                        int device_fd, ExecGuard& guard);
 
   // Nothing is left to be done for it.
   bool over() const { return over_.HasBeenNotified(); }
@@ -78,6 +78,9 @@ class Session : public std::enable_shared_from_this<Session> {
   // the file that it is loaded from, loads all that is left first.
   void FinishBefore(int fd);
 
+  // Loads all that is left; if the stream has ended, ends the session, too.
+  void FinishAll();
+
   // There will be no more reads for this session: loads all that is left and ends it.
   void Retire();
 
@@ -96,12 +99,13 @@ class Session : public std::enable_shared_from_this<Session> {
     uint64_t backing_offset = 0;
   };
 
-  Session(const Settings& settings, int device_fd, const PassedFiles& passed)
-      : settings_(settings), device_fd_(device_fd), passed_(passed), begun_(absl::Now()) {}
+  Session(const Settings& settings, int device_fd, ExecGuard& guard)
+      : settings_(settings), device_fd_(device_fd), guard_(guard), begun_(absl::Now()) {}
   absl::Status Open(int fd, uint64_t stream_offset);
   std::optional<size_t> FindBlock(uint64_t offset, size_t length) const;
   bool IsSnapshotFile(int fd) const;
   bool Decide(size_t index, uintptr_t host) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status GuardShared(dev_t device, ino_t inode) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status MakeLazy(size_t index, uintptr_t host) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status StartLoader() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   [[noreturn]] void Refuse(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
@@ -121,7 +125,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Constant after Begin().
   const Settings settings_;
   const int device_fd_;
-  const PassedFiles& passed_;
+  ExecGuard& guard_;
   const absl::Time begun_;
   std::shared_ptr<Snapshot> snapshot_;       // nullptr: refused
   std::optional<BoundChecksums> checksums_;  // for what QEMU reads itself; none unless asked for
@@ -138,6 +142,7 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Mutex mu_;
   std::string fallback_ ABSL_GUARDED_BY(mu_);  // the first reason why something is not lazy
   bool record_written_ ABSL_GUARDED_BY(mu_) = false;
+  bool guarded_ ABSL_GUARDED_BY(mu_) = false;  // guard_ holds back whoever wants to exec
   std::optional<absl::Duration> to_complete_ ABSL_GUARDED_BY(mu_);
 
   // Set once, by the first lazy block, under mu_; read by whoever has seen a kLazy block.

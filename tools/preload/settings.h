@@ -24,6 +24,12 @@ inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";        // seco
 inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";      // an absolute path
 inline constexpr char kChecksumsVariable[] = "RAMJET_CHECKSUMS";         // an absolute path
 
+inline constexpr const char* kAllVariables[] = {
+    kStatsVariable,        kEagerVariable,     kEagerThreadsVariable, kEagerRateVariable,
+    kWholeWindowsVariable, kDirectVariable,    kRecordVariable,       kRecordForVariable,
+    kWorkingSetVariable,   kChecksumsVariable,
+};
+
 struct Settings {
   std::string stats_path;  // empty: none wanted
   bool eager = true;
