@@ -509,9 +509,15 @@ void SnapshotLoader::End() {
   // Unregistering wakes whoever sleeps on a page that has no content; the kernel gives it zeros
   // then.
   for (const auto& block : blocks_) {
-    const absl::Status status = uffd_->Unregister(block->host(), block->length());
-    // Memory that is gone meanwhile has nobody waiting.
-    if (!status.ok()) stats_.AddError(status);
+    if (uffd_->Unregister(block->host(), block->length()).ok()) continue;
+    // Some of it was unmapped (a DIMM was removed): nobody waits there. The rest is ours.
+    const absl::StatusOr<std::vector<RegisteredRange>> left =
+        RegisteredRanges(block->host(), block->host() + block->length());
+    if (!left.ok()) stats_.AddError(left.status());
+    for (const RegisteredRange& range : left.value_or(std::vector<RegisteredRange>())) {
+      const absl::Status status = uffd_->Unregister(range.start, range.end - range.start);
+      if (!status.ok()) stats_.AddError(status);
+    }
   }
   if (fault_thread_ != nullptr) ended_cpu_ns_ += fault_thread_->cpu_ns();
   fault_thread_.reset();

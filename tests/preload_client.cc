@@ -32,6 +32,7 @@
 #include <iterator>
 #include <map>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -337,6 +338,39 @@ void Prealloc(Client& client) {
   std::memset(client.memory(), 0, client.length());
   client.Load();
   client.ExpectContent();
+}
+
+// As firmware's flash does when a load begins: its device has filled it from a file of its own.
+void HoldsAnImage(Client& client) {
+  client.MapPrivate();
+  std::memset(client.memory(), 0xff, client.length());
+  client.ReadPages();
+  client.Load();
+}
+
+// As a copy that was made in whole blocks.
+void PaddedFile(Client& client) {
+  client.MapPrivate();
+  std::filesystem::resize_file(client.path(),
+                               (std::filesystem::file_size(client.path()) | 4095) + 1);
+  client.Load();
+  client.ExpectContent();
+}
+
+// As QEMU does with the memory of a DIMM that is removed. Returns when the load has ended.
+void UnmapDuringLoad(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  Check(munmap(client.memory(), client.length()) == 0, "munmap");
+  const auto loading = [] {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code error;
+      const auto target = std::filesystem::read_symlink(entry, error);
+      if (target == "anon_inode:[userfaultfd]") return true;
+    }
+    return false;
+  };
+  while (loading()) sched_yield();
 }
 
 void MemoryLock(Client& client) {
@@ -677,6 +711,9 @@ int Main(const std::string& path, const std::string& situation) {
       {"from_a_pipe", FromAPipe},
       {"in_two_parts", InTwoParts},
       {"mlock_on_fault", MemoryLockOnFault},
+      {"holds_an_image", HoldsAnImage},
+      {"unmap_during_load", UnmapDuringLoad},
+      {"padded_file", PaddedFile},
       {"pass_by_sendmmsg", PassBySendmmsg},
       {"pass_in_a_child", PassInAChild},
       {"malformed_messages", SendMalformedMessages},

@@ -17,6 +17,7 @@
 #include "tools/convert_to_mapped_ram.h"
 #include "tools/convert_to_raw.h"
 #include "tools/deferred_signals.h"
+#include "tools/error_line.h"
 #include "tools/guest_image.h"
 #include "tools/same_file.h"
 
@@ -62,7 +63,7 @@ std::string AsText(const ConvertOptions& options, ImageFormat from, const Conver
 }
 
 int Fail(const absl::Status& status, int exit_status = 1) {
-  absl::FPrintF(stderr, "ramjet: %s\n", status.message());
+  PrintError(status.message());
   return exit_status;
 }
 

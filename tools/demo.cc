@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "tools/embedded_restore.h"
+#include "tools/error_line.h"
 #include "tools/lazy_launch.h"
 #include "tools/progress_line.h"
 #include "tools/requirements.h"
@@ -22,9 +23,7 @@
 namespace ramjet {
 namespace {
 
-void Complain(absl::string_view words) {
-  std::fprintf(stderr, "ramjet demo: %s\n", std::string{words}.c_str());
-}
+void Complain(absl::string_view words) { PrintError(words, "ramjet demo"); }
 
 uint64_t BytesOnDisk(const std::string& path) {
   struct stat info = {};

@@ -17,6 +17,7 @@
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
 #include "tools/device_report.h"
+#include "tools/error_line.h"
 #include "tools/foreign_snapshot.h"
 
 namespace ramjet {
@@ -140,7 +141,7 @@ std::string FieldsAsText(const SnapshotDescription& description,
 }
 
 int Fail(const absl::Status& status) {
-  absl::FPrintF(stderr, "ramjet: %s\n", status.message());
+  PrintError(status.message());
   return 1;
 }
 

@@ -15,6 +15,7 @@
 #include "tools/bench/vm_bench.h"
 #include "tools/convert.h"
 #include "tools/demo.h"
+#include "tools/error_line.h"
 #include "tools/inspect.h"
 #include "tools/run.h"
 #include "tools/same_file.h"
@@ -511,7 +512,7 @@ int main(int argc, char** argv) {
                         {"--checksums", run_options.checksums}});
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::cerr << "ramjet: " << error.what() << "\nTry: ramjet --help, ramjet run --help\n";
+    std::cerr << ramjet::ErrorLine(error.what()) << "Try: ramjet --help, ramjet run --help\n";
     return 2;
   }
 

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -18,6 +17,8 @@
 #include "mappedram/checksums.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
+#include "tools/error_line.h"
+#include "tools/preload/old_stats.h"
 #include "tools/preload/settings.h"
 
 namespace ramjet {
@@ -27,7 +28,7 @@ namespace {
 constexpr const char* kLibraries[] = {"libramjet_preload.so", "../lib/ramjet/libramjet_preload.so"};
 
 int Fail(const std::string& why) {
-  std::fprintf(stderr, "ramjet: %s\n", why.c_str());
+  PrintError(why);
   return 1;
 }
 
@@ -112,10 +113,8 @@ int RunEmulator(const RunOptions& options) {
                                        std::pair(kChecksumsVariable, options.checksums)}) {
     if (!SetPath(variable, path)) return 1;
   }
-  // No old file may pass for the new run's.
-  if (!options.stats_path.empty() && unlink(options.stats_path.c_str()) != 0 && errno != ENOENT) {
-    return Fail(absl::StrCat(options.stats_path, ": ", std::strerror(errno)));
-  }
+  // Without `incoming` it is the preload library that learns whether there is to be a load.
+  if (!options.incoming.empty()) RemoveOldStats(options.stats_path);
 
   std::vector<std::string> command = options.command;
   if (!options.incoming.empty()) {

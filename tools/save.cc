@@ -25,6 +25,7 @@
 #include "mappedram/snapshot.h"
 #include "nlohmann/json.hpp"
 #include "tools/deferred_signals.h"
+#include "tools/error_line.h"
 #include "tools/fd.h"
 #include "tools/progress_bar.h"
 #include "tools/qmp_client.h"
@@ -327,7 +328,7 @@ std::string AsText(const SaveOptions& options, const Saved& saved) {
 }
 
 int Fail(const absl::Status& status) {
-  absl::FPrintF(stderr, "ramjet: %s\n", status.message());
+  PrintError(status.message());
   return 1;
 }
 

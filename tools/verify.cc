@@ -26,6 +26,7 @@
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_description.h"
+#include "tools/error_line.h"
 #include "tools/foreign_snapshot.h"
 
 namespace ramjet {
@@ -38,7 +39,7 @@ constexpr size_t kMaxShown = 1000;
 constexpr size_t kMaxShownText = 16;
 
 int Fail(const absl::Status& status) {
-  absl::FPrintF(stderr, "ramjet: %s\n", status.message());
+  PrintError(status.message());
   return 1;
 }
 

@@ -17,6 +17,7 @@
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "mappedram/snapshot_digest.h"
+#include "tools/error_line.h"
 #include "tools/foreign_snapshot.h"
 
 namespace ramjet {
@@ -27,7 +28,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kSampleRuns = 16;
 
 int Fail(const absl::Status& status) {
-  absl::FPrintF(stderr, "ramjet: %s\n", status.message());
+  PrintError(status.message());
   return 1;
 }
 

@@ -30,6 +30,7 @@
 #include "tools/bench/report.h"
 #include "tools/bench/table.h"
 #include "tools/bench/vm_bench.h"
+#include "tools/error_line.h"
 #include "tools/lazy_launch.h"
 #include "tools/progress_line.h"
 #include "tools/requirements.h"
@@ -49,9 +50,7 @@ const std::vector<std::string> kVmWorkloads = {"touch-all", "read-25", "write-25
 // As a shell has it of a program that Ctrl-C has ended.
 constexpr int kInterruptedStatus = 130;
 
-void Complain(absl::string_view words) {
-  std::fprintf(stderr, "ramjet bench: %s\n", std::string{words}.c_str());
-}
+void Complain(absl::string_view words) { PrintError(words, "ramjet bench"); }
 
 bool Chosen(const std::vector<std::string>& among, const std::string& name) {
   return among.empty() || std::find(among.begin(), among.end(), name) != among.end();

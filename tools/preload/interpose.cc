@@ -34,6 +34,7 @@
 #include "mappedram/format.h"
 #include "tools/preload/environment.h"
 #include "tools/preload/exec_guard.h"
+#include "tools/preload/old_stats.h"
 #include "tools/preload/original.h"
 #include "tools/preload/session.h"
 #include "tools/preload/settings.h"
@@ -111,6 +112,13 @@ State& TheState() {
   return *state;
 }
 
+// Whether the emulator is to load something: QEMU does with -incoming, and only then.
+bool Awaits(int argc, const char* const* argv) {
+  return std::any_of(argv, argv + argc, [](const char* argument) {
+    return std::strcmp(argument, "-incoming") == 0 || std::strcmp(argument, "--incoming") == 0;
+  });
+}
+
 // Brings in this library's own code and variables, at once instead of page by page. Linux 5.14;
 // before that they come as they are touched.
 void Populate() {
@@ -133,7 +141,8 @@ void Populate() {
   }
 }
 
-__attribute__((constructor)) void OnLoad() {
+// glibc gives the constructors of libraries main()'s arguments, too.
+__attribute__((constructor)) void OnLoad(int argc, char** argv) {
   const int before = errno;
   FindAll(original_readv, original_pread, original_pread64, original_preadv, original_preadv64,
           original_fallocate, original_fallocate64, original_ftruncate, original_ftruncate64,
@@ -144,6 +153,7 @@ __attribute__((constructor)) void OnLoad() {
     Populate();
     TheState().OpenDevice();
     BeEmulator();
+    if (Awaits(argc, argv)) RemoveOldStats(TheSettings().stats_path);
   }
   pthread_atfork(nullptr, nullptr, [] { TheState().Forget(); });
   errno = before;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -16,21 +17,31 @@
 namespace ramjet {
 namespace {
 
-// Whether most of [host, host + length) is present, judged by a page here and there. Before an
-// incoming load guest memory is all but empty; if not, somebody wanted it so.
-bool MostlyPresent(uintptr_t host, uint64_t length) {
+enum class Presence {
+  kSparse,  // most pages are missing
+  kZeros,   // most pages are present, and no byte of them is set
+  kContent
+};
+
+// What is in [host, host + length), judged by a page here and there. Before an incoming load guest
+// memory is all but empty; if not, somebody wanted it so.
+Presence FindPresence(uintptr_t host, uint64_t length) {
   constexpr uint64_t kSamples = 32;
   const auto page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const uint64_t pages = length / page_bytes;
   uint64_t present = 0;
+  bool zeros = true;
   for (uint64_t i = 0; i < kSamples; ++i) {
     unsigned char resident = 0;
     const uint64_t page = pages * (2 * i + 1) / (2 * kSamples);
-    if (mincore(reinterpret_cast<void*>(host + page * page_bytes), page_bytes, &resident) == 0) {
-      present += resident & 1;
-    }
+    auto* const bytes = reinterpret_cast<char*>(host + page * page_bytes);
+    if (mincore(bytes, page_bytes, &resident) != 0 || (resident & 1) == 0) continue;
+    ++present;
+    zeros = zeros && std::all_of(bytes, bytes + page_bytes, [](char byte) { return byte == 0; });
   }
-  return present > kSamples / 2;
+  return present <= kSamples / 2 ? Presence::kSparse
+         : zeros                 ? Presence::kZeros
+                                 : Presence::kContent;
 }
 
 }  // namespace
@@ -52,8 +63,12 @@ absl::StatusOr<KernelMapping> CheckGuestMemory(uintptr_t host, uint64_t length) 
     return absl::FailedPreconditionError(
         absl::StrCat("its memory is the file ", mapping->path, ", which others may use"));
   }
-  if (MostlyPresent(host, length)) {
+  const Presence presence = FindPresence(host, length);
+  if (presence == Presence::kZeros) {
     return absl::FailedPreconditionError("its memory is populated already (prealloc or mlock)");
+  }
+  if (presence == Presence::kContent) {
+    return absl::AlreadyExistsError("its memory holds content already");
   }
   return mapping;
 }

@@ -12,7 +12,8 @@ namespace ramjet {
 
 // The mapping in which [host, host + length) can be emptied and loaded lazily, or
 // FailedPrecondition in words: it is memory of a file, or known by name to others, or was populated
-// on purpose (prealloc, mlock), or is not one mapping of its own.
+// on purpose (prealloc, mlock), or is not one mapping of its own. AlreadyExists: it holds content,
+// as firmware's flash does, or what was loaded before.
 absl::StatusOr<KernelMapping> CheckGuestMemory(uintptr_t host, uint64_t length);
 
 // FailedPrecondition if the process has a device open that pins guest memory or maps it for

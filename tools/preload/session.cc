@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "loader/replace_file.h"
 #include "mappedram/file.h"
+#include "tools/error_line.h"
 #include "tools/preload/process_view.h"
 #include "uffd/userfaultfd.h"
 
@@ -28,11 +29,11 @@ constexpr absl::Duration kMaxEagerDelay = absl::Milliseconds(50);
 // are rivals; but before the guest touches much, for from then on its pages come by whole windows.
 constexpr absl::Duration kResumeGrace = absl::Microseconds(1200);
 
-// A line on stderr, in one piece.
-void Say(const std::string& message) {
-  const std::string line = absl::StrCat("ramjet: ", message, "\n");
-  (void)!write(STDERR_FILENO, line.data(), line.size());
-}
+// Firmware's flash and the ROMs of devices hold their image before a load, and QEMU reads them
+// quickly. No machine has a larger one.
+constexpr uint64_t kMaxImageBytes = 64 << 20;
+
+void Say(const std::string& message) { PrintError(message); }
 
 }  // namespace
 
@@ -43,7 +44,7 @@ std::shared_ptr<Session> Session::Begin(int fd, uint64_t stream_offset, const Se
   const absl::Status opened = session->Open(fd, stream_offset);
   if (!opened.ok() && !settings.checksums.empty()) session->Refuse(opened);
   if (!opened.ok()) {
-    // Not a word on stderr: QEMU will read the file, and say itself what it thinks of it.
+    Say(absl::StrCat("this load is not lazy, but QEMU's own: ", opened.message()));
     {
       absl::MutexLock lock(&session->mu_);
       session->fallback_ = std::string(opened.message());
@@ -173,7 +174,8 @@ bool Session::Decide(size_t index, uintptr_t host) {
   if (stored.nonzero_pages * stored.page_size >= kMinLazyBytes) {
     const absl::Status status = MakeLazy(index, host);
     lazy = status.ok();
-    if (!lazy) {
+    const bool is_image = absl::IsAlreadyExists(status) && stored.used_length <= kMaxImageBytes;
+    if (!lazy && !is_image) {
       const std::string reason =
           absl::StrCat("block \"", stored.idstr, "\" is read by QEMU itself: ", status.message());
       Say(reason);
