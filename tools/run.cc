@@ -1,5 +1,6 @@
 #include "tools/run.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -32,6 +33,16 @@ int Fail(const std::string& why) {
   return 1;
 }
 
+// What the emulator is to call the file. In a URI, QEMU takes all that follows the first ",offset="
+// for a number; a path that contains it is opened here, and inherited.
+std::string NameForEmulator(const std::string& path) {
+  if (!absl::StrContains(path, ",offset=")) return path;
+  constexpr int kLeast = 64;  // what a script between us and the emulator does not use itself
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int inherited = file < 0 ? -1 : fcntl(file, F_DUPFD, kLeast);
+  return inherited < 0 ? path : absl::StrCat(kInheritedPrefix, inherited);
+}
+
 // Where the emulator finds the stream in `path`. A file in which none is found gets no offset, and
 // from the emulator the answer that it would have given without us.
 std::string MigrationUri(const std::string& path) {
@@ -39,10 +50,10 @@ std::string MigrationUri(const std::string& path) {
   if (file.ok()) {
     const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(*file);
     if (description.ok() && description->stream_offset > 0) {
-      return absl::StrCat("file:", path, ",offset=", description->stream_offset);
+      return absl::StrCat("file:", NameForEmulator(path), ",offset=", description->stream_offset);
     }
   }
-  return absl::StrCat("file:", path);
+  return absl::StrCat("file:", NameForEmulator(path));
 }
 
 // What the preload library would find out, too, but only when the emulator is under way. Without

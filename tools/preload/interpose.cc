@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -119,6 +120,15 @@ bool Awaits(int argc, const char* const* argv) {
   });
 }
 
+// The snapshot that `ramjet run` has opened for the emulator is not for what that starts.
+void CloseSnapshotOnExec(int argc, const char* const* argv) {
+  for (int i = 0; i < argc; ++i) {
+    const char* const name = std::strstr(argv[i], kInheritedPrefix);
+    if (name != nullptr)
+      fcntl(std::atoi(name + std::strlen(kInheritedPrefix)), F_SETFD, FD_CLOEXEC);
+  }
+}
+
 // Brings in this library's own code and variables, at once instead of page by page. Linux 5.14;
 // before that they come as they are touched.
 void Populate() {
@@ -153,6 +163,7 @@ __attribute__((constructor)) void OnLoad(int argc, char** argv) {
     Populate();
     TheState().OpenDevice();
     BeEmulator();
+    CloseSnapshotOnExec(argc, argv);
     if (Awaits(argc, argv)) RemoveOldStats(TheSettings().stats_path);
   }
   pthread_atfork(nullptr, nullptr, [] { TheState().Forget(); });

@@ -24,6 +24,10 @@ inline constexpr char kRecordForVariable[] = "RAMJET_RECORD_FOR";        // seco
 inline constexpr char kWorkingSetVariable[] = "RAMJET_WORKING_SET";      // an absolute path
 inline constexpr char kChecksumsVariable[] = "RAMJET_CHECKSUMS";         // an absolute path
 
+// Of the name of a snapshot that `ramjet run` has opened for the emulator; its descriptor follows.
+// Nobody else writes it so.
+inline constexpr char kInheritedPrefix[] = "/proc/self/./fd/";
+
 inline constexpr const char* kAllVariables[] = {
     kStatsVariable,        kEagerVariable,     kEagerThreadsVariable, kEagerRateVariable,
     kWholeWindowsVariable, kDirectVariable,    kRecordVariable,       kRecordForVariable,
