@@ -28,7 +28,8 @@ TEST_F(KillTest, AProcessKilledUnderRamjetRunLeavesNothing) {
   int killed = 0;
   const std::string stats = directory_ + "/stats.json";
   const std::vector<std::string> command = {
-      "tools/ramjet", "run", "--stats", stats, "--", "tests/preload_client", snapshot_, "preadv64"};
+      "tools/ramjet",         "run",     "--stats",  stats,       "--",
+      "tests/preload_client", snapshot_, "preadv64", "-incoming", "defer"};
   for (int run = -1; run < RunsInAll(); ++run) {
     const absl::Time began = absl::Now();
     const Child child = Start(command, directory_);

@@ -1,16 +1,19 @@
 // Loads a snapshot with the calls that QEMU uses, in ways that a stock QEMU cannot be brought to do
 // in a test.
 //
-//   preload_client SNAPSHOT SITUATION
+//   preload_client SNAPSHOT SITUATION [-incoming defer]
 //   preload_client SNAPSHOT heir FD     # the memory behind an inherited descriptor
 //   preload_client show_environment
 //
-// Run under `ramjet run --eager=off`, so that nothing arrives before it is asked for. Checks every
-// byte by its own system calls; says what is wrong on stderr and exits with 1.
+// Awaits a snapshot if it is told to, as QEMU. Run under `ramjet run --eager=off`, so that nothing
+// arrives before it is asked for. Checks every byte by its own system calls; says what is wrong on
+// stderr and exits with 1.
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -36,6 +39,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "tests/snapshot_content.h"
@@ -44,6 +48,7 @@ namespace ramjet {
 namespace {
 
 constexpr size_t kChunkBytes = 1 << 20;  // QEMU reads at most this much at once
+constexpr size_t kStreamBufferBytes = 32 << 10;
 
 void Check(bool condition, const char* what) {
   if (condition) return;
@@ -87,7 +92,7 @@ class Client {
 
   void ReadHead() {
     Check(lseek(fd_, 0, SEEK_SET) == 0, "lseek");
-    ReadStream(32 << 10);
+    ReadStream();
   }
   // Every run of set bits, in pieces.
   void ReadPages(const PreadFunction& pread_function = ByPreadv64) {
@@ -102,11 +107,16 @@ class Client {
     }
   }
   // Device state and what follows.
-  void ReadTail() {
-    Check(lseek(fd_, static_cast<off_t>(block_.pages_offset + block_.used_length), SEEK_SET) > 0,
-          "lseek");
-    while (ReadStream(32 << 10) > 0) {
+  void ReadTail() { ReadTailFrom(block_.pages_offset + block_.used_length); }
+  void ReadTailFrom(uint64_t offset) {
+    Check(lseek(fd_, static_cast<off_t>(offset), SEEK_SET) > 0, "lseek");
+    while (ReadStream() > 0) {
     }
+  }
+  // QEMU gives up, and is told to try again.
+  void Reopen() {
+    close(fd_);
+    fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
   }
   void Load(const PreadFunction& pread_function = ByPreadv64) {
     ReadHead();
@@ -134,14 +144,17 @@ class Client {
   uint64_t Page() const { return block_.page_size; }
   uint8_t* memory() const { return memory_; }
   uint64_t length() const { return block_.used_length; }
+  const SnapshotBlock& block() const { return block_; }
+  const PageBitmap& nonzero() const { return nonzero_; }
   int memfd() const { return memfd_; }
   const std::string& path() const { return path_; }
   int fd() const { return fd_; }
+  const std::string& path() const { return path_; }
 
  private:
-  ssize_t ReadStream(size_t length) {
-    std::vector<uint8_t> buffer(length);
-    const iovec iov{.iov_base = buffer.data(), .iov_len = length};
+  ssize_t ReadStream() {
+    std::vector<uint8_t> buffer(kStreamBufferBytes);
+    const iovec iov{.iov_base = buffer.data(), .iov_len = buffer.size()};
     return readv(fd_, &iov, 1);
   }
 
@@ -292,6 +305,158 @@ void CutSnapshotDuringLoad(Client& client) {
   client.ExpectContent();
 }
 
+// As QEMU calls it, which is fortified.
+extern "C" int FortifiedOpen64(const char* path, int flags) asm("__open64_2");
+
+// Every way by which a process can change the file: each gets a descriptor that is older than the
+// load, where the pages are, and what to write there.
+using Change = std::function<void(const char* path, int fd, off64_t at, absl::string_view bytes)>;
+
+void FullWrite(int fd, off64_t at, absl::string_view bytes) {
+  Check(fd >= 0 && lseek(fd, at, SEEK_SET) == at &&
+            write(fd, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()),
+        "write");
+}
+
+void FullWrite(FILE* file, off64_t at, absl::string_view bytes) {
+  Check(file != nullptr && fseeko64(file, at, SEEK_SET) == 0 &&
+            std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size() &&
+            std::fflush(file) == 0,
+        "fwrite");
+}
+
+const std::map<std::string, Change>& Changes() {
+  static const auto* const changes = new std::map<std::string, Change>{
+      {"open",
+       [](const char* p, int, off64_t, auto) { Check(open(p, O_WRONLY | O_TRUNC) > 0, p); }},
+      {"open64",
+       [](const char* p, int, off64_t at, auto b) { FullWrite(open64(p, O_RDWR), at, b); }},
+      {"open64_2", [](const char* p, int, off64_t at,
+                      auto b) { FullWrite(FortifiedOpen64(p, O_WRONLY), at, b); }},
+      {"openat",
+       [](const char* p, int, off64_t, auto) { Check(openat(-1, p, O_RDWR | O_TRUNC) > 0, p); }},
+      {"openat64",
+       [](const char* p, int, off64_t at, auto b) { FullWrite(openat64(-1, p, O_RDWR), at, b); }},
+      {"creat", [](const char* p, int, off64_t, auto) { Check(creat(p, 0600) > 0, p); }},
+      {"creat64", [](const char* p, int, off64_t, auto) { Check(creat64(p, 0600) > 0, p); }},
+      {"fopen", [](const char* p, int, off64_t, auto) { Check(fopen(p, "wb") != nullptr, p); }},
+      {"fopen64",
+       [](const char* p, int, off64_t at, auto b) { FullWrite(fopen64(p, "r+"), at, b); }},
+      {"freopen",
+       [](const char* p, int, off64_t at, auto b) { FullWrite(freopen(p, "r+", stdin), at, b); }},
+      {"freopen64",
+       [](const char* p, int, off64_t at, auto b) { FullWrite(freopen64(p, "w", stdin), at, b); }},
+      {"fdopen", [](const char*, int f, off64_t at, auto b) { FullWrite(fdopen(f, "w"), at, b); }},
+      {"truncate", [](const char* p, int, off64_t, auto) { Check(truncate(p, 9) == 0, p); }},
+      {"truncate64", [](const char* p, int, off64_t, auto) { Check(truncate64(p, 9) == 0, p); }},
+      {"ftruncate64", [](const char* p, int f, off64_t, auto) { Check(!ftruncate64(f, 9), p); }},
+      {"write", [](const char*, int f, off64_t at, auto b) { FullWrite(f, at, b); }},
+      {"writev",
+       [](const char* p, int f, off64_t at, auto b) {
+         const iovec iov{.iov_base = const_cast<char*>(b.data()), .iov_len = b.size()};
+         Check(lseek(f, at, SEEK_SET) == at && writev(f, &iov, 1) > 0, p);
+       }},
+      {"pwrite", [](const char* p, int f, off64_t at,
+                    auto b) { Check(pwrite(f, b.data(), b.size(), at) > 0, p); }},
+      {"pwrite64", [](const char* p, int f, off64_t at,
+                      auto b) { Check(pwrite64(f, b.data(), b.size(), at) > 0, p); }},
+      {"pwritev",
+       [](const char* p, int f, off64_t at, auto b) {
+         const iovec iov{.iov_base = const_cast<char*>(b.data()), .iov_len = b.size()};
+         Check(pwritev(f, &iov, 1, at) > 0, p);
+       }},
+      {"pwritev64",
+       [](const char* p, int f, off64_t at, auto b) {
+         const iovec iov{.iov_base = const_cast<char*>(b.data()), .iov_len = b.size()};
+         Check(pwritev64(f, &iov, 1, at) > 0, p);
+       }},
+      {"copy_file_range",
+       [](const char* p, int f, off64_t at, auto) {
+         off64_t from = 0;
+         Check(copy_file_range(f, &from, f, &at, static_cast<size_t>(at), 0) > 0, p);
+       }},
+      {"fallocate",
+       [](const char* p, int f, off64_t at, auto b) {
+         Check(!fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+                          static_cast<off_t>(b.size())),
+               p);
+       }},
+      {"fallocate64",
+       [](const char* p, int f, off64_t at, auto b) {
+         Check(!fallocate64(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+                            static_cast<off_t>(b.size())),
+               p);
+       }},
+  };
+  return *changes;
+}
+
+void ChangeSnapshot(Client& client, const Change& change) {
+  client.MapPrivate();
+  client.Load();
+  const std::string bytes(client.length(), '\xee');
+  change(client.path().c_str(), client.fd(), static_cast<off64_t>(client.block().pages_offset),
+         bytes);
+  client.ExpectContent();
+}
+
+// What the guest had in a device's buffer when it was saved is the beginning of a stream, and lies
+// where QEMU's own buffer begins.
+void MagicInTheDevices(Client& client) {
+  client.MapPrivate();
+  client.ReadHead();
+  client.ReadPages();
+  std::string tail(256 << 10, '\0');
+  const uint64_t begin = client.block().pages_offset + client.length();
+  Check(pread(client.fd(), tail.data(), tail.size(), static_cast<off_t>(begin)) > 0, "pread");
+  const size_t magic = tail.find("QEVMQEVM");
+  Check(magic != std::string::npos, "a device's state has the magic number");
+  client.ReadTailFrom(begin + magic);
+  client.ExpectContent();
+}
+
+// Bytes that `fd` gives to a read with a buffer of `length`.
+void ReadInto(size_t length, int fd) {
+  std::vector<uint8_t> buffer(length);
+  const iovec iov{.iov_base = buffer.data(), .iov_len = length};
+  Check(readv(fd, &iov, 1) > 0, "something can be read");
+}
+
+int PipeWithTheMagic() {
+  int ends[2];
+  Check(pipe(ends) == 0 && write(ends[1], "QEVM is what a guest writes", 27) == 27, "pipe");
+  return ends[0];
+}
+
+// A serial line joins two VMs: the other guest writes what it likes, before this one runs and
+// afterwards. So do files that this guest reads.
+void MagicFromOthers(Client& client) {
+  ReadInto(4096, PipeWithTheMagic());  // as a chardev reads
+  client.MapPrivate();
+  client.ReadHead();
+  ReadInto(kStreamBufferBytes, PipeWithTheMagic());
+  client.ReadPages();
+  client.ReadTail();
+  ReadInto(kStreamBufferBytes, PipeWithTheMagic());
+  const int again = open(client.path().c_str(), O_RDONLY | O_CLOEXEC);
+  ReadInto(kStreamBufferBytes, again);
+  const int socket = PassThroughSocket(PipeWithTheMagic());
+  ReadInto(kStreamBufferBytes, socket);
+  client.ExpectContent();
+}
+
+// QEMU gives up in the middle of a load and is told to try again.
+void LoadAgainAfterFailure(Client& client) {
+  client.MapPrivate();
+  client.ReadHead();
+  client.ReadPages();
+  client.ExpectContent();
+  client.Reopen();
+  client.MapPrivate();
+  client.Load();
+  client.ExpectContent();
+}
+
 void SecondLoad(Client& client) {
   client.MapPrivate();
   client.Load();
@@ -439,14 +604,69 @@ void WithoutPermission(Client& client) {
   WithoutPermissionLater(client);
 }
 
-// As a migration through a socket, or a command, comes.
+// As a migration through a command comes.
 void FromAPipe(Client& client) {
   std::vector<uint8_t> head(64);
   Check(pread(client.fd(), head.data(), head.size(), 0) == 64, "the stream can be read");
   int ends[2];
   Check(pipe(ends) == 0 && write(ends[1], head.data(), head.size()) == 64, "pipe");
-  const iovec iov{.iov_base = head.data(), .iov_len = head.size()};
-  Check(readv(ends[0], &iov, 1) == 64, "the pipe can be read");
+  ReadInto(kStreamBufferBytes, ends[0]);
+}
+
+// And one through a socket, whose first bytes come alone.
+void FromASocket(Client&) {
+  int ends[2];
+  Check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0 && write(ends[1], "QE", 2) == 2, "socket");
+  std::vector<uint8_t> buffer(kStreamBufferBytes);
+  iovec iov{.iov_base = buffer.data(), .iov_len = buffer.size()};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  Check(recvmsg(ends[0], &message, 0) == 2, "recvmsg");
+}
+
+// The first thing that an RDMA library does.
+void ByRdma(Client&) { (void)open("/dev/infiniband/rdma_cm", O_RDWR | O_CLOEXEC); }
+
+// QEMU 11.2 with mapped-ram and postcopy-ram: reads the stream to its end while its own userfaultfd
+// serves memory, and pages, one by one into a page of its own, when they are touched. A device
+// touches one before the end if `early`.
+void LoadLazilyByItself(Client& client, bool early) {
+  client.MapPrivate();
+  const int uffd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  Check(uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0, "userfaultfd");
+  uffdio_register range{
+      .range = {.start = reinterpret_cast<uintptr_t>(client.memory()), .len = client.length()},
+      .mode = UFFDIO_REGISTER_MODE_MISSING,
+      .ioctls = 0};
+  Check(ioctl(uffd, UFFDIO_REGISTER, &range) == 0, "UFFDIO_REGISTER");
+  // With hugetlb a scratch page can be as large as a block is.
+  void* const scratch =
+      mmap(nullptr, client.length(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const auto load = [&](uint64_t page) {
+    const uint64_t at = page * client.Page();
+    uffdio_copy copy{.dst = range.range.start + at,
+                     .src = reinterpret_cast<uintptr_t>(scratch),
+                     .len = client.Page(),
+                     .mode = 0,
+                     .copy = 0};
+    std::memset(scratch, 0, client.Page());
+    if (client.nonzero().Test(page)) {
+      Check(ByPreadv64(client.fd(), scratch, client.Page(), client.block().pages_offset + at) ==
+                static_cast<ssize_t>(client.Page()),
+            "a page is read");
+    }
+    Check(ioctl(uffd, UFFDIO_COPY, &copy) == 0, "UFFDIO_COPY");
+  };
+  client.ReadHead();
+  const uint64_t first = client.nonzero().FindRun(true, 0, client.nonzero().size())->first;
+  if (early) load(first);
+  client.ReadTail();
+  for (uint64_t page = 0; page < client.block().pages(); ++page) {
+    if (!early || page != first) load(page);
+  }
+  client.ExpectContent();
 }
 
 // The block in reads of two parts each, which QEMU does not do.
@@ -666,6 +886,10 @@ void ShowEnvironment(char** main_environment) {
 
 int Main(const std::string& path, const std::string& situation) {
   Client client(path);
+  if (const auto change = Changes().find(situation); change != Changes().end()) {
+    ChangeSnapshot(client, change->second);
+    return 0;
+  }
   const auto load_by = [](PreadFunction function) {
     return [function = std::move(function)](Client& c) {
       c.MapPrivate();
@@ -709,6 +933,13 @@ int Main(const std::string& path, const std::string& situation) {
       {"without_permission_later", WithoutPermissionLater},
       {"without_permission", WithoutPermission},
       {"from_a_pipe", FromAPipe},
+      {"from_a_socket", FromASocket},
+      {"by_rdma", ByRdma},
+      {"magic_in_the_devices", MagicInTheDevices},
+      {"magic_from_others", MagicFromOthers},
+      {"load_again_after_failure", LoadAgainAfterFailure},
+      {"lazy_by_itself", [](Client& c) { LoadLazilyByItself(c, false); }},
+      {"lazy_by_itself_early", [](Client& c) { LoadLazilyByItself(c, true); }},
       {"in_two_parts", InTwoParts},
       {"mlock_on_fault", MemoryLockOnFault},
       {"holds_an_image", HoldsAnImage},
@@ -763,6 +994,6 @@ int main(int argc, char** argv, char** environment) {
   if (argc == 2 && std::string(argv[1]) == "show_environment") {
     ramjet::ShowEnvironment(environment);
   }
-  if (argc != 3) return 2;
+  if (argc < 3) return 2;
   return ramjet::Main(argv[1], argv[2]);
 }

@@ -266,7 +266,7 @@ int main(int argc, char** argv) {
          "--checksums", run_options.checksums,
          "Give the guest no page that has changed since FILE was made (ramjet checksum, or\n"
          "--checksums of save and convert); such a page is as unreadable. What they cannot\n"
-         "vouch for, as another snapshot, is not loaded (exit status 1)")
+         "vouch for, as another snapshot or a stream from a socket, is not loaded (exit status 1)")
       ->type_name("FILE");
   run->footer(kRunFooter);
 

@@ -19,8 +19,11 @@
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "tools/error_line.h"
+#include "tools/preload/checkable_incoming.h"
+#include "tools/preload/incoming_name.h"
 #include "tools/preload/old_stats.h"
 #include "tools/preload/settings.h"
+#include "tools/preloadable.h"
 
 namespace ramjet {
 namespace {
@@ -44,22 +47,27 @@ std::string NameForEmulator(const std::string& path) {
 }
 
 // Where the emulator finds the stream in `path`. A file in which none is found gets no offset, and
-// from the emulator the answer that it would have given without us.
-std::string MigrationUri(const std::string& path) {
+// from the emulator the answer that it would have given without us. What is to be compared with
+// checksums must not be loaded without the preload library.
+std::string MigrationUri(const std::string& path, bool checksums) {
+  const std::string name = checksums ? kIncomingName : NameForEmulator(path);
   absl::StatusOr<File> file = File::Open(path);
   if (file.ok()) {
     const absl::StatusOr<SnapshotDescription> description = Snapshot::Describe(*file);
     if (description.ok() && description->stream_offset > 0) {
-      return absl::StrCat("file:", NameForEmulator(path), ",offset=", description->stream_offset);
+      return absl::StrCat("file:", name, ",offset=", description->stream_offset);
     }
   }
-  return absl::StrCat("file:", NameForEmulator(path));
+  return absl::StrCat("file:", name);
 }
 
 // What the preload library would find out, too, but only when the emulator is under way. Without
 // `incoming` it alone knows the snapshot.
 absl::Status CheckChecksums(const RunOptions& options) {
   if (options.checksums.empty()) return absl::OkStatus();
+  absl::Status able = CheckIncoming(options.command);
+  if (able.ok()) able = CheckPreloadable(options.command[0]);
+  if (!able.ok()) return able;
   if (options.incoming.empty()) return ReadChecksums(options.checksums).status();
   absl::StatusOr<File> file = File::Open(options.incoming);
   if (!file.ok()) return file.status();
@@ -118,10 +126,12 @@ int RunEmulator(const RunOptions& options) {
   setenv(kWholeWindowsVariable, options.whole_windows ? "on" : "off", 1);
   setenv(kDirectVariable, options.direct.c_str(), 1);
   setenv(kRecordForVariable, absl::StrCat(options.record_seconds).c_str(), 1);
-  for (const auto& [variable, path] : {std::pair(kStatsVariable, options.stats_path),
-                                       std::pair(kRecordVariable, options.record_path),
-                                       std::pair(kWorkingSetVariable, options.working_set),
-                                       std::pair(kChecksumsVariable, options.checksums)}) {
+  const std::string incoming = options.checksums.empty() ? "" : options.incoming;
+  for (const auto& [variable, path] :
+       {std::pair(kStatsVariable, options.stats_path),
+        std::pair(kRecordVariable, options.record_path),
+        std::pair(kWorkingSetVariable, options.working_set),
+        std::pair(kChecksumsVariable, options.checksums), std::pair(kIncomingVariable, incoming)}) {
     if (!SetPath(variable, path)) return 1;
   }
   // Without `incoming` it is the preload library that learns whether there is to be a load.
@@ -131,7 +141,7 @@ int RunEmulator(const RunOptions& options) {
   if (!options.incoming.empty()) {
     for (const std::string& argument :
          {std::string("-global"), std::string("migration.mapped-ram=on"), std::string("-incoming"),
-          MigrationUri(options.incoming)}) {
+          MigrationUri(options.incoming, !options.checksums.empty())}) {
       command.push_back(argument);
     }
   }

@@ -1,8 +1,7 @@
 // The functions of libc that QEMU loads a snapshot with, in front of libc's own.
 //
 // Nothing else is exported from the preload library (tools/preload/exports.lds). A program that
-// never loads a snapshot pays one comparison a call: of the first bytes that readv() returns, which
-// is how QEMU reads a migration stream, and of a flag everywhere else.
+// awaits no snapshot, and one that has loaded its own, pay one comparison a call, of a flag.
 //
 // The library's own calls come through here, too. They do no harm: it reads the snapshot through a
 // descriptor of its own, which Session knows, and it discards guest memory by the bare system call.
@@ -11,6 +10,8 @@
 // libc's functions are found, its own code is brought in, the device is opened.
 //
 // State is never destroyed: QEMU's threads still run when a process ends.
+#include "tools/preload/interpose.h"
+
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
@@ -27,14 +28,18 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
-#include "mappedram/format.h"
+#include "tools/preload/checkable_incoming.h"
 #include "tools/preload/environment.h"
 #include "tools/preload/exec_guard.h"
+#include "tools/preload/incoming_door.h"
 #include "tools/preload/old_stats.h"
 #include "tools/preload/original.h"
 #include "tools/preload/session.h"
@@ -54,16 +59,13 @@ constinit Original<ssize_t(int, const iovec*, int, off_t)> original_preadv("prea
 constinit Original<ssize_t(int, const iovec*, int, off64_t)> original_preadv64("preadv64");
 constinit Original<int(int, int, off_t, off_t)> original_fallocate("fallocate");
 constinit Original<int(int, int, off64_t, off64_t)> original_fallocate64("fallocate64");
-constinit Original<int(int, off_t)> original_ftruncate("ftruncate");
-constinit Original<int(int, off64_t)> original_ftruncate64("ftruncate64");
 constinit Original<ssize_t(int, const msghdr*, int)> original_sendmsg("sendmsg");
 constinit Original<int(int, mmsghdr*, unsigned, int)> original_sendmmsg("sendmmsg");
+constinit Original<ssize_t(int, msghdr*, int)> original_recvmsg("recvmsg");
+constinit Original<ssize_t(void*, void*, size_t)> original_gnutls_record_recv("gnutls_record_recv");
+constinit Original<int(int)> original_close("close");
 
-// Read once, before it is removed from the emulator's environment.
-const Settings& TheSettings() {
-  static const Settings* const settings = new Settings(Settings::FromEnvironment());
-  return *settings;
-}
+constinit IncomingDoor the_door;
 
 // What this process starts, or becomes, gets nothing of ours.
 void BeEmulator() {
@@ -77,8 +79,9 @@ class State {
   // The session that is under way, or nullptr.
   std::shared_ptr<Session> Current() ABSL_LOCKS_EXCLUDED(mu_) {
     if (!active_.load(std::memory_order_acquire)) return nullptr;
+    std::shared_ptr<Session> session;  // if this is the last use of it, it ends after the lock
     absl::MutexLock lock(&mu_);
-    std::shared_ptr<Session> session = session_.lock();
+    session = session_.lock();
     if (session == nullptr || session->over()) active_.store(false, std::memory_order_release);
     return active_.load(std::memory_order_relaxed) ? session : nullptr;
   }
@@ -113,20 +116,21 @@ State& TheState() {
   return *state;
 }
 
-// Whether the emulator is to load something: QEMU does with -incoming, and only then.
-bool Awaits(int argc, const char* const* argv) {
-  return std::any_of(argv, argv + argc, [](const char* argument) {
-    return std::strcmp(argument, "-incoming") == 0 || std::strcmp(argument, "--incoming") == 0;
-  });
-}
-
 // The snapshot that `ramjet run` has opened for the emulator is not for what that starts.
 void CloseSnapshotOnExec(int argc, const char* const* argv) {
   for (int i = 0; i < argc; ++i) {
     const char* const name = std::strstr(argv[i], kInheritedPrefix);
-    if (name != nullptr)
+    if (name != nullptr) {
       fcntl(std::atoi(name + std::strlen(kInheritedPrefix)), F_SETFD, FD_CLOEXEC);
+    }
   }
+}
+
+// What cannot be compared with checksums is not to be loaded under them.
+void RefuseUncheckable(int argc, char** argv) {
+  if (TheSettings().checksums.empty()) return;
+  const absl::Status checkable = CheckIncoming({argv, argv + argc});
+  if (!checkable.ok()) Session::EndUnchecked(std::string(checkable.message()));
 }
 
 // Brings in this library's own code and variables, at once instead of page by page. Linux 5.14;
@@ -155,18 +159,24 @@ void Populate() {
 __attribute__((constructor)) void OnLoad(int argc, char** argv) {
   const int before = errno;
   FindAll(original_readv, original_pread, original_pread64, original_preadv, original_preadv64,
-          original_fallocate, original_fallocate64, original_ftruncate, original_ftruncate64,
-          original_sendmsg, original_sendmmsg);
+          original_fallocate, original_fallocate64, original_sendmsg, original_sendmmsg,
+          original_recvmsg, original_close);
+  FindFileFunctions();
   // Built with assertions, Abseil searches for deadlocks, and keeps books at every lock.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  the_door.OpenIfAsked(argc, argv);
   if (MayBeEmulator()) {
     Populate();
     TheState().OpenDevice();
     BeEmulator();
     CloseSnapshotOnExec(argc, argv);
-    if (Awaits(argc, argv)) RemoveOldStats(TheSettings().stats_path);
+    RefuseUncheckable(argc, argv);
+    if (the_door.is_open()) RemoveOldStats(TheSettings().stats_path);
   }
-  pthread_atfork(nullptr, nullptr, [] { TheState().Forget(); });
+  pthread_atfork(nullptr, nullptr, [] {
+    TheState().Forget();
+    the_door.LeaveToParent();
+  });
   errno = before;
 }
 
@@ -174,31 +184,30 @@ __attribute__((destructor)) void OnExit() {
   if (const std::shared_ptr<Session> session = TheState().Current()) session->WriteFiles();
 }
 
-std::shared_ptr<Session> CurrentSession() { return TheState().Current(); }
-
-bool StartsStream(const iovec* iov, int count, ssize_t got) {
-  constexpr uint8_t kMagic[] = {kStreamMagic >> 24, kStreamMagic >> 16 & 0xff,
-                                kStreamMagic >> 8 & 0xff, kStreamMagic & 0xff};
-  return count > 0 && got >= static_cast<ssize_t>(sizeof(kMagic)) &&
-         iov[0].iov_len >= sizeof(kMagic) &&
-         std::memcmp(iov[0].iov_base, kMagic, sizeof(kMagic)) == 0;
+// What follows the first read of a stream.
+void BeginStream(int fd, ssize_t got) {
+  struct stat status;
+  const bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+  const off_t position = is_file ? lseek(fd, 0, SEEK_CUR) : -1;
+  if (position < got) return NoteOtherStream();
+  if (the_door.Take(fd)) TheState().BeginSession(fd, static_cast<uint64_t>(position - got));
 }
 
 void AfterStreamRead(int fd, const iovec* iov, int count, ssize_t got) {
+  if (got <= 0 || the_door.is_shut()) return;
   const int before = errno;
-  struct stat status;
-  if (StartsStream(iov, count, got)) {
-    const bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-    const off_t position = is_file ? lseek(fd, 0, SEEK_CUR) : -1;
-    if (position >= got) {
-      TheState().BeginSession(fd, static_cast<uint64_t>(position - got));
-    } else if (!TheSettings().checksums.empty()) {
-      Session::EndUnchecked("what is loaded is no file, and cannot be compared with checksums");
-    }
-  } else if (const std::shared_ptr<Session> session = CurrentSession()) {
-    session->NoteStreamRead(fd);
+  if (the_door.IsTakenBy(fd)) {
+    const std::shared_ptr<Session> session = CurrentSession();
+    if (session != nullptr && session->NoteStreamRead(fd)) the_door.Shut();
+  } else if (the_door.Begins(fd, iov, static_cast<size_t>(count), got)) {
+    BeginStream(fd, got);
   }
   errno = before;
+}
+
+// Of what comes by a socket, or through TLS.
+void AfterReceive(const iovec* iov, size_t count, ssize_t got) {
+  if (the_door.Begins(-1, iov, count, got)) NoteOtherStream();
 }
 
 // True if the read has been dealt with and is to be answered with `length`.
@@ -240,16 +249,26 @@ ssize_t AfterRead(int fd, void* to, ssize_t got, off_t offset) {
 }
 
 void BeforeFallocate(int fd, int mode, off_t offset, off_t length) {
-  if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) == 0 || offset < 0 || length <= 0) {
-    return;
-  }
-  if (const std::shared_ptr<Session> session = CurrentSession()) {
+  const std::shared_ptr<Session> session = CurrentSession();
+  if (session == nullptr) return;
+  if (Session::IsBeingLoaded(fd)) session->FinishBefore(fd);
+  if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0 && offset >= 0 && length > 0) {
     session->NotePunch(fd, static_cast<uint64_t>(offset), static_cast<uint64_t>(length));
   }
 }
 
-void BeforeTruncate(int fd) {
-  if (const std::shared_ptr<Session> session = CurrentSession()) session->FinishBefore(fd);
+void BeforeClose(int fd) {
+  if (the_door.IsTakenBy(fd)) {
+    // QEMU gives up a stream before its end, and may be told to try again. A stream that no session
+    // is for may have been loaded to its end.
+    if (Session::IsBeingLoaded(fd)) {
+      the_door.Open();
+    } else {
+      the_door.Shut();
+    }
+  } else if (the_door.IsExpectedFrom(fd)) {
+    Session::EndUnchecked(absl::StrCat(TheSettings().incoming, " was opened, but no stream read"));
+  }
 }
 
 // The kernel refuses a message with a part of another length.
@@ -279,6 +298,23 @@ void BeforePassing(const msghdr& message) {
 }
 
 }  // namespace
+
+std::shared_ptr<Session> CurrentSession() { return TheState().Current(); }
+
+IncomingDoor& TheDoor() { return the_door; }
+
+void NoteOtherStream() {
+  if (!TheSettings().checksums.empty()) {
+    Session::EndUnchecked("what is loaded is no file, and cannot be compared with checksums");
+  }
+  the_door.Shut();
+}
+
+const Settings& TheSettings() {
+  static const Settings* const settings = new Settings(Settings::FromEnvironment());
+  return *settings;
+}
+
 }  // namespace ramjet
 
 // On 64-bit systems a function and its ...64 twin are the same; programs are linked to either.
@@ -286,7 +322,7 @@ extern "C" {
 
 ssize_t readv(int fd, const iovec* iov, int count) {
   const ssize_t got = ramjet::original_readv(fd, iov, count);
-  if (got > 0) ramjet::AfterStreamRead(fd, iov, count, got);
+  ramjet::AfterStreamRead(fd, iov, count, got);
   return got;
 }
 
@@ -324,16 +360,6 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
   return ramjet::original_fallocate64(fd, mode, offset, length);
 }
 
-int ftruncate(int fd, off_t length) noexcept {
-  ramjet::BeforeTruncate(fd);
-  return ramjet::original_ftruncate(fd, length);
-}
-
-int ftruncate64(int fd, off64_t length) noexcept {
-  ramjet::BeforeTruncate(fd);
-  return ramjet::original_ftruncate64(fd, length);
-}
-
 ssize_t sendmsg(int fd, const msghdr* message, int flags) {
   if (message != nullptr && message->msg_controllen > 0) ramjet::BeforePassing(*message);
   return ramjet::original_sendmsg(fd, message, flags);
@@ -344,6 +370,25 @@ int sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags) {
     if (messages[i].msg_hdr.msg_controllen > 0) ramjet::BeforePassing(messages[i].msg_hdr);
   }
   return ramjet::original_sendmmsg(fd, messages, count, flags);
+}
+
+ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  const ssize_t got = ramjet::original_recvmsg(fd, message, flags);
+  if (got > 0) ramjet::AfterReceive(message->msg_iov, message->msg_iovlen, got);
+  return got;
+}
+
+// A stream that comes through TLS is in clear text only here.
+ssize_t gnutls_record_recv(void* session, void* to, size_t length) {
+  const ssize_t got = ramjet::original_gnutls_record_recv(session, to, length);
+  const iovec iov = {.iov_base = to, .iov_len = length};
+  ramjet::AfterReceive(&iov, 1, got);
+  return got;
+}
+
+int close(int fd) {
+  ramjet::BeforeClose(fd);
+  return ramjet::original_close(fd);
 }
 
 }  // extern "C"

@@ -73,7 +73,7 @@ absl::StatusOr<KernelMapping> CheckGuestMemory(uintptr_t host, uint64_t length) 
   return mapping;
 }
 
-absl::Status CheckNoPinningDevice() {
+absl::Status CheckDescriptors() {
   const std::unique_ptr<DIR, int (*)(DIR*)> fds(opendir("/proc/self/fd"), closedir);
   if (fds == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("/proc/self/fd: ", std::strerror(errno)));
@@ -87,6 +87,11 @@ absl::Status CheckNoPinningDevice() {
         readlinkat(dirfd(fds.get()), entry->d_name, target.data(), target.size());
     if (length <= 0) continue;
     const absl::string_view name(target.data(), static_cast<size_t>(length));
+    if (name == "anon_inode:[userfaultfd]") {
+      return absl::FailedPreconditionError(
+          "QEMU loads it lazily by itself (mapped-ram with postcopy-ram); turn the capability "
+          "postcopy-ram off to use ramjet");
+    }
     for (const absl::string_view prefix : kPinning) {
       if (absl::StartsWith(name, prefix)) {
         return absl::FailedPreconditionError(

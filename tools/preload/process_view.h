@@ -16,9 +16,11 @@ namespace ramjet {
 // as firmware's flash does, or what was loaded before.
 absl::StatusOr<KernelMapping> CheckGuestMemory(uintptr_t host, uint64_t length);
 
-// FailedPrecondition if the process has a device open that pins guest memory or maps it for
-// hardware (VFIO, vDPA): emptying memory under it would leave the device with the old pages.
-absl::Status CheckNoPinningDevice();
+// FailedPrecondition in words if what the process has open forbids any lazy load: a device that
+// pins guest memory or maps it for hardware (VFIO, vDPA), which would be left with the old pages if
+// memory were emptied under it; or a userfaultfd, by which QEMU loads memory lazily itself. Ours is
+// opened afterwards.
+absl::Status CheckDescriptors();
 
 }  // namespace ramjet
 

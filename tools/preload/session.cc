@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -35,7 +36,13 @@ constexpr uint64_t kMaxImageBytes = 64 << 20;
 
 void Say(const std::string& message) { PrintError(message); }
 
+std::string ReadByQemu(const SnapshotBlock& block, const absl::Status& why) {
+  return absl::StrCat("block \"", block.idstr, "\" is read by QEMU itself: ", why.message());
+}
+
 }  // namespace
+
+constinit std::atomic<ino_t> Session::loading_inode_{0};
 
 std::shared_ptr<Session> Session::Begin(int fd, uint64_t stream_offset, const Settings& settings,
                                         int device_fd, ExecGuard& guard) {
@@ -61,6 +68,7 @@ Session::~Session() {
 // Lets go of everything: descriptors close when the last call that is under way returns.
 void Session::End() {
   WriteFiles();  // before the next session can begin, and write its own
+  loading_inode_.store(0, std::memory_order_release);
   over_.Notify();
   {
     absl::MutexLock lock(&mu_);
@@ -91,6 +99,7 @@ absl::Status Session::Open(int fd, uint64_t stream_offset) {
     if (!bound.ok()) return bound.status();
     checksums_.emplace(*std::move(bound));
   }
+  loading_inode_.store(snapshot_->file().inode(), std::memory_order_release);
   return absl::OkStatus();
 }
 
@@ -137,10 +146,15 @@ bool Session::AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset) {
 
 // What has not been put into guest memory by the loader, which checks by itself.
 void Session::CheckRead(int fd, absl::Span<const uint8_t> bytes, uint64_t offset) {
-  if (!checksums_ || stream_ended_.HasBeenNotified() || fd == snapshot_->file().fd()) return;
+  if (snapshot_ == nullptr || stream_ended_.HasBeenNotified() || fd == snapshot_->file().fd()) {
+    return;
+  }
   const std::optional<size_t> index = FindBlock(offset, bytes.size());
   if (!index || blocks_[*index].mode.load(std::memory_order_acquire) == Mode::kLazy) return;
   if (!IsSnapshotFile(fd)) return;
+  // relaxed: the threads that read have met before the stream's end.
+  blocks_[*index].read_bytes.fetch_add(bytes.size(), std::memory_order_relaxed);
+  if (!checksums_) return;
   const absl::Status checked = checksums_->Check(
       *snapshot_, *index, offset - snapshot_->blocks()[*index].pages_offset, bytes);
   if (!checked.ok()) Refuse(checked);
@@ -176,8 +190,7 @@ bool Session::Decide(size_t index, uintptr_t host) {
     lazy = status.ok();
     const bool is_image = absl::IsAlreadyExists(status) && stored.used_length <= kMaxImageBytes;
     if (!lazy && !is_image) {
-      const std::string reason =
-          absl::StrCat("block \"", stored.idstr, "\" is read by QEMU itself: ", status.message());
+      const std::string reason = ReadByQemu(stored, status);
       Say(reason);
       if (fallback_.empty()) fallback_ = reason;
     }
@@ -188,6 +201,8 @@ bool Session::Decide(size_t index, uintptr_t host) {
 
 absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   const uint64_t length = snapshot_->blocks()[index].used_length;
+  if (!std::exchange(looked_around_, true)) loader_status_ = CheckDescriptors();
+  if (!loader_status_.ok()) return loader_status_;
   absl::StatusOr<KernelMapping> mapping = CheckGuestMemory(host, length);
   if (!mapping.ok()) return mapping.status();
   const dev_t device = makedev(static_cast<unsigned>(mapping->device_major),
@@ -220,8 +235,6 @@ absl::Status Session::GuardShared(dev_t device, ino_t inode) {
 }
 
 absl::Status Session::StartLoader() {
-  absl::Status status = CheckNoPinningDevice();
-  if (!status.ok()) return status;
   absl::StatusOr<std::unique_ptr<SnapshotLoader>> loader =
       SnapshotLoader::Create(snapshot_, {.device_fd = device_fd_,
                                          .direct = settings_.direct,
@@ -235,15 +248,48 @@ absl::Status Session::StartLoader() {
   if (!loader.ok()) return loader.status();
   loader_ = *std::move(loader);
   // The thread keeps the session, which may be replaced by the next one meanwhile.
-  status = Thread::StartDetached("ramjet-session", [self = shared_from_this()] { self->Run(); });
+  absl::Status status =
+      Thread::StartDetached("ramjet-session", [self = shared_from_this()] { self->Run(); });
   if (!status.ok()) loader_.reset();
   return status;
 }
 
-void Session::NoteStreamRead(int fd) {
-  if (snapshot_ == nullptr || stream_ended_.HasBeenNotified() || !IsSnapshotFile(fd)) return;
+bool Session::NoteStreamRead(int fd) {
+  if (snapshot_ == nullptr) return false;
+  if (stream_ended_.HasBeenNotified()) return true;
   const off_t position = lseek(fd, 0, SEEK_CUR);
-  if (position > static_cast<off_t>(snapshot_->description().eof_offset)) EndStream();
+  if (position <= static_cast<off_t>(snapshot_->description().eof_offset)) return false;
+  CheckAllIsRead();
+  EndStream();
+  return true;
+}
+
+// QEMU 11.2, with postcopy-ram on, reads no pages before the stream's end, and loads them lazily
+// itself afterwards. Whatever it reads then is not compared with checksums.
+void Session::CheckAllIsRead() {
+  mu_.Lock();
+  const bool loading = loader_ != nullptr;  // and has a userfaultfd of its own
+  mu_.Unlock();
+  for (const size_t index : by_offset_) {
+    const Block& block = blocks_[index];
+    if (block.mode.load(std::memory_order_acquire) == Mode::kLazy) continue;
+    const SnapshotBlock& stored = snapshot_->blocks()[index];
+    const uint64_t content = stored.nonzero_pages * stored.page_size;
+    const uint64_t seen = block.read_bytes.load(std::memory_order_relaxed);
+    if (seen >= content) continue;
+    absl::Status why = loading ? absl::OkStatus() : CheckDescriptors();
+    if (why.ok()) {
+      why = absl::FailedPreconditionError(absl::StrCat("QEMU has read ", seen, " of its ", content,
+                                                       " bytes before the end of the snapshot"));
+    }
+    const std::string reason = ReadByQemu(stored, why);
+    if (checksums_) Refuse(absl::FailedPreconditionError(reason));
+    absl::MutexLock lock(&mu_);
+    if (!fallback_.empty()) return;  // it is said already
+    Say(reason);
+    fallback_ = reason;
+    return;
+  }
 }
 
 void Session::EndStream() {
@@ -347,15 +393,28 @@ void Session::NotePunch(int fd, uint64_t offset, uint64_t length) {
   }
 }
 
+bool Session::IsBeingLoaded(int fd) {
+  const ino_t inode = loading_inode_.load(std::memory_order_acquire);
+  if (inode == 0) return false;
+  const int before = errno;
+  struct stat status;
+  const bool same = fstat(fd, &status) == 0 && status.st_ino == inode;
+  errno = before;
+  return same;
+}
+
 void Session::FinishBefore(int fd) {
   struct stat status;
-  if (snapshot_ == nullptr || over() || fstat(fd, &status) != 0) return;
-  bool ours =
-      status.st_dev == snapshot_->file().device() && status.st_ino == snapshot_->file().inode();
+  if (fstat(fd, &status) == 0) FinishBefore(status);
+}
+
+void Session::FinishBefore(const struct stat& file) {
+  if (snapshot_ == nullptr || over()) return;
+  bool ours = file.st_dev == snapshot_->file().device() && file.st_ino == snapshot_->file().inode();
   for (const size_t index : by_offset_) {
     const Block& block = blocks_[index];
     ours = ours || (block.mode.load(std::memory_order_acquire) == Mode::kLazy &&
-                    block.backing_inode == status.st_ino && block.backing_device == status.st_dev);
+                    block.backing_inode == file.st_ino && block.backing_device == file.st_dev);
   }
   if (ours) LoadAttached();
 }

@@ -67,16 +67,22 @@ class Session : public std::enable_shared_from_this<Session> {
   // Says why nothing vouches for what is being loaded, and ends the process with exit status 1.
   [[noreturn]] static void EndUnchecked(const std::string& why);
 
-  // `fd` has been read at its own position.
-  void NoteStreamRead(int fd);
+  // `fd`, from which the stream is read, has been read at its own position. True once the stream
+  // has been read to its end.
+  bool NoteStreamRead(int fd);
+
+  // Whether `fd` is of the file that a session loads from; of two file systems' files with the same
+  // inode number, either may do. Async-signal-safe.
+  static bool IsBeingLoaded(int fd);
 
   // Bytes [offset, offset + length) of the file `fd`, perhaps the backing of a block, are about to
   // be punched out.
   void NotePunch(int fd, uint64_t offset, uint64_t length);
 
-  // `fd` is about to be given to another process, or cut: if it is memory that is being loaded, or
-  // the file that it is loaded from, loads all that is left first.
+  // The file is about to be given to another process, or to be changed: if it is memory that is
+  // being loaded, or the file that it is loaded from, loads all that is left first.
   void FinishBefore(int fd);
+  void FinishBefore(const struct stat& file);
 
   // Loads all that is left; if the stream has ended, ends the session, too.
   void FinishAll();
@@ -97,6 +103,8 @@ class Session : public std::enable_shared_from_this<Session> {
     dev_t backing_device = 0;
     ino_t backing_inode = 0;  // 0: private memory
     uint64_t backing_offset = 0;
+    // Of its content, what QEMU has read itself.
+    std::atomic<uint64_t> read_bytes{0};
   };
 
   Session(const Settings& settings, int device_fd, ExecGuard& guard)
@@ -109,6 +117,7 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status MakeLazy(size_t index, uintptr_t host) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status StartLoader() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   [[noreturn]] void Refuse(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
+  void CheckAllIsRead() ABSL_LOCKS_EXCLUDED(mu_);
   void EndStream();
   void End();
   void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
@@ -139,6 +148,8 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Notification over_;
   std::shared_ptr<Session> keep_alive_;  // itself, until it is over
 
+  static std::atomic<ino_t> loading_inode_;  // of the snapshot; 0: there is no session
+
   absl::Mutex mu_;
   std::string fallback_ ABSL_GUARDED_BY(mu_);  // the first reason why something is not lazy
   bool record_written_ ABSL_GUARDED_BY(mu_) = false;
@@ -147,6 +158,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Set once, by the first lazy block, under mu_; read by whoever has seen a kLazy block.
   std::unique_ptr<SnapshotLoader> loader_;
+  bool looked_around_ ABSL_GUARDED_BY(mu_) = false;  // at what else the process has open
   absl::Status loader_status_ ABSL_GUARDED_BY(mu_);  // why there is none, if one was wanted
 };
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "mappedram/bulk_reader.h"
+#include "tools/preload/incoming_name.h"
 
 namespace ramjet {
 
@@ -31,7 +32,7 @@ inline constexpr char kInheritedPrefix[] = "/proc/self/./fd/";
 inline constexpr const char* kAllVariables[] = {
     kStatsVariable,        kEagerVariable,     kEagerThreadsVariable, kEagerRateVariable,
     kWholeWindowsVariable, kDirectVariable,    kRecordVariable,       kRecordForVariable,
-    kWorkingSetVariable,   kChecksumsVariable,
+    kWorkingSetVariable,   kChecksumsVariable, kIncomingVariable,
 };
 
 struct Settings {
@@ -45,6 +46,7 @@ struct Settings {
   double record_seconds = 5;
   std::string working_set;  // empty: none
   std::string checksums;    // empty: none
+  std::string incoming;     // what kIncomingName stands for; empty: nothing
 
   static Settings FromEnvironment() {
     Settings settings;
@@ -70,6 +72,7 @@ struct Settings {
     }
     if (const char* path = std::getenv(kWorkingSetVariable)) settings.working_set = path;
     if (const char* path = std::getenv(kChecksumsVariable)) settings.checksums = path;
+    if (const char* path = std::getenv(kIncomingVariable)) settings.incoming = path;
     return settings;
   }
 };
