@@ -142,7 +142,8 @@ struct ramjet_options {
   uint64_t stream_offset;
   /* A userfaultfd of this process, not registered with anything, of which a duplicate is used; or
    * -1: open one. It must not be opened with UFFD_USER_MODE_ONLY, for KVM's accesses come from the
-   * kernel. If UFFDIO_API was called on it, then with UFFD_FEATURE_EVENT_REMOVE. */
+   * kernel. If UFFDIO_API was called on it, then with UFFD_FEATURE_EVENT_REMOVE, and without
+   * UFFD_FEATURE_EVENT_FORK, _EVENT_REMAP, _SIGBUS and features that are newer than Linux 6.18. */
   int32_t uffd;
   /* An open /dev/userfaultfd for a process that can no longer open it, or -1. Stays yours. */
   int32_t device_fd;

@@ -1,5 +1,8 @@
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -136,6 +140,47 @@ TEST_F(UserfaultfdTest, MemoryOfAFileIsRefusedInWords) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("not anonymous or shared memory"));
   fclose(file);
 }
+
+// The caller's descriptor was adopted whatever it had been set up for: the descriptor of a fork
+// event leaked, and the child waited for ever.
+class AdoptTest : public ::testing::TestWithParam<std::pair<uint64_t, const char*>> {};
+
+TEST_P(AdoptTest, WhatCannotBeServedIsRefusedByName) {
+  const int fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  if (fd < 0) GTEST_SKIP() << "userfaultfd(2) is not for this user";
+  const auto [features, refusal] = GetParam();
+  uapi::Api api{.api = uapi::kApi, .features = features, .ioctls = 0};
+  if (ioctl(fd, uapi::kIoctlApi, &api) != 0) {
+    close(fd);
+    GTEST_SKIP() << "this kernel does not know them all, or not for this user";
+  }
+  const absl::Status status = Userfaultfd::Adopt(fd).status();
+  if (*refusal == '\0') {
+    EXPECT_TRUE(status.ok()) << status;
+  } else {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(refusal));
+  }
+  EXPECT_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC) << "it is still the caller's";
+  close(fd);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Features, AdoptTest,
+    ::testing::Values(std::pair(uapi::kFeatureEventRemove | uapi::kFeatureEventFork,
+                                "with UFFD_FEATURE_EVENT_FORK"),
+                      std::pair(uapi::kFeatureEventRemove | uapi::kFeatureEventRemap,
+                                "with UFFD_FEATURE_EVENT_REMAP"),
+                      std::pair(uapi::kFeatureEventRemove | uapi::kFeatureSigbus,
+                                "with UFFD_FEATURE_SIGBUS"),
+                      std::pair(uapi::kFeatureEventUnmap, "without UFFD_FEATURE_EVENT_REMOVE"),
+                      std::pair(uapi::kFeatureEventRemove | uapi::kFeatureThreadId |
+                                    uapi::kFeaturePagefaultFlagWp,
+                                ""),
+                      // All that Linux 6.18 has and that does no harm.
+                      std::pair((uint64_t{1} << 17) - 1 - uapi::kFeatureEventFork -
+                                    uapi::kFeatureEventRemap - uapi::kFeatureSigbus,
+                                "")));
 
 TEST(Userfaultfd, WithoutPermissionTheErrorSaysWhatWouldGiveIt) {
   if (getuid() != 0) GTEST_SKIP() << "only root can take its own permission away";

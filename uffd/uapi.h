@@ -16,14 +16,23 @@ namespace ramjet::uapi {
 inline constexpr uint64_t kApi = 0xAA;
 
 // Features, asked for in Api::features.
-inline constexpr uint64_t kFeatureEventRemove = 1u << 3;       // since 4.11
-inline constexpr uint64_t kFeatureMissingHugetlbfs = 1u << 4;  // since 4.11
-inline constexpr uint64_t kFeatureMissingShmem = 1u << 5;      // since 4.11
-inline constexpr uint64_t kFeatureEventUnmap = 1u << 6;        // since 4.11
-inline constexpr uint64_t kFeatureMinorHugetlbfs = 1u << 9;    // since 5.13
-inline constexpr uint64_t kFeatureMinorShmem = 1u << 10;       // since 5.14
-inline constexpr uint64_t kFeaturePoison = 1u << 14;           // since 6.6
-inline constexpr uint64_t kFeatureMove = 1u << 16;             // since 6.8
+inline constexpr uint64_t kFeaturePagefaultFlagWp = 1u << 0;    // since 5.7
+inline constexpr uint64_t kFeatureEventFork = 1u << 1;          // since 4.11
+inline constexpr uint64_t kFeatureEventRemap = 1u << 2;         // since 4.11
+inline constexpr uint64_t kFeatureEventRemove = 1u << 3;        // since 4.11
+inline constexpr uint64_t kFeatureMissingHugetlbfs = 1u << 4;   // since 4.11
+inline constexpr uint64_t kFeatureMissingShmem = 1u << 5;       // since 4.11
+inline constexpr uint64_t kFeatureEventUnmap = 1u << 6;         // since 4.11
+inline constexpr uint64_t kFeatureSigbus = 1u << 7;             // since 4.14
+inline constexpr uint64_t kFeatureThreadId = 1u << 8;           // since 4.14
+inline constexpr uint64_t kFeatureMinorHugetlbfs = 1u << 9;     // since 5.13
+inline constexpr uint64_t kFeatureMinorShmem = 1u << 10;        // since 5.14
+inline constexpr uint64_t kFeatureExactAddress = 1u << 11;      // since 5.18
+inline constexpr uint64_t kFeatureWpHugetlbfsShmem = 1u << 12;  // since 5.19
+inline constexpr uint64_t kFeatureWpUnpopulated = 1u << 13;     // since 6.4
+inline constexpr uint64_t kFeaturePoison = 1u << 14;            // since 6.6
+inline constexpr uint64_t kFeatureWpAsync = 1u << 15;           // since 6.7
+inline constexpr uint64_t kFeatureMove = 1u << 16;              // since 6.8
 
 // userfaultfd(2) flag: faults from kernel mode fail. Useless for a guest, whose faults come from
 // KVM and vhost.

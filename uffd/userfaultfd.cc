@@ -37,6 +37,12 @@ struct Origin {
 constexpr uint64_t kWanted = uapi::kFeatureEventRemove | uapi::kFeatureEventUnmap |
                              uapi::kFeatureMinorHugetlbfs | uapi::kFeatureMinorShmem |
                              uapi::kFeaturePoison | uapi::kFeatureMove;
+// What of a descriptor that somebody else has set up does no harm: it changes nothing of missing
+// pages, or only says more of them. Whatever else there is or will be may.
+constexpr uint64_t kHarmless =
+    kWanted | uapi::kFeaturePagefaultFlagWp | uapi::kFeatureMissingHugetlbfs |
+    uapi::kFeatureMissingShmem | uapi::kFeatureThreadId | uapi::kFeatureExactAddress |
+    uapi::kFeatureWpHugetlbfsShmem | uapi::kFeatureWpUnpopulated | uapi::kFeatureWpAsync;
 // In the features that fdinfo shows: UFFDIO_API has been called (fs/userfaultfd.c, since 5.15).
 constexpr uint64_t kFeatureInitialized = uint64_t{1} << 31;
 
@@ -47,6 +53,27 @@ Userfaultfd::Features FeaturesOf(uint64_t features) {
           .minor_hugetlb = (features & uapi::kFeatureMinorHugetlbfs) != 0,
           .poison = (features & uapi::kFeaturePoison) != 0,
           .move = (features & uapi::kFeatureMove) != 0};
+}
+
+// FailedPrecondition if we cannot serve a descriptor that was set up with these.
+absl::Status CheckSetUp(uint64_t features) {
+  if ((features & uapi::kFeatureEventRemove) == 0) {
+    return absl::FailedPreconditionError(
+        "the userfaultfd was set up without UFFD_FEATURE_EVENT_REMOVE: what the guest discards "
+        "would come back");
+  }
+  const uint64_t harmful = features & ~kHarmless;
+  if (harmful == 0) return absl::OkStatus();
+  const uint64_t first = harmful & -harmful;
+  const std::string name =
+      first == uapi::kFeatureEventFork    ? "UFFD_FEATURE_EVENT_FORK: a child would wait for ever"
+      : first == uapi::kFeatureEventRemap ? "UFFD_FEATURE_EVENT_REMAP: who moves memory, and "
+                                            "touches it then, would wait for ever"
+      : first == uapi::kFeatureSigbus
+          ? "UFFD_FEATURE_SIGBUS: who touches a missing page would get a signal, and not the page"
+          : absl::StrFormat("feature %#x, which this version of ramjet does not know", first);
+  return absl::FailedPreconditionError(
+      absl::StrCat("the userfaultfd was set up with ", name, "; set it up without"));
 }
 
 // The features that were asked for on a userfaultfd; nullopt if it is none.
@@ -168,24 +195,30 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Adopt(int fd) {
   }
   // Without O_NONBLOCK, poll() says POLLERR.
   (void)fcntl(own, F_SETFL, fcntl(own, F_GETFL) | O_NONBLOCK);
-  uint64_t features = *asked_for;
-  if ((features & kFeatureInitialized) == 0) {
+  uint64_t features = *asked_for & ~kFeatureInitialized;
+  bool set_up = (*asked_for & kFeatureInitialized) != 0;
+  if (!set_up) {
     // The kernel refuses what it does not know without saying which; and a descriptor to probe with
     // may not be had by one who is given one. Newest first.
-    features = kWanted;
+    uint64_t wanted = kWanted;
+    set_up = true;  // before 5.15 only this tells it: every set of features is refused
     for (const uint64_t newest : {uint64_t{0}, uapi::kFeatureMove, uapi::kFeaturePoison,
                                   uapi::kFeatureMinorShmem, uapi::kFeatureMinorHugetlbfs}) {
-      features &= ~newest;
-      uapi::Api api{.api = uapi::kApi, .features = features, .ioctls = 0};
-      if (ioctl(own, uapi::kIoctlApi, &api) == 0) break;
+      wanted &= ~newest;
+      uapi::Api api{.api = uapi::kApi, .features = wanted, .ioctls = 0};
+      if (ioctl(own, uapi::kIoctlApi, &api) == 0) {
+        features = wanted;
+        set_up = false;
+        break;
+      }
       if (errno != EINVAL) {
         return absl::FailedPreconditionError(absl::StrCat("UFFDIO_API: ", std::strerror(errno)));
       }
     }
-  } else if ((features & uapi::kFeatureEventRemove) == 0) {
-    return absl::FailedPreconditionError(
-        "the userfaultfd was set up without UFFD_FEATURE_EVENT_REMOVE: what the guest discards "
-        "would come back");
+  }
+  if (set_up) {
+    const absl::Status usable = CheckSetUp(features);
+    if (!usable.ok()) return usable;
   }
   result.features_ = FeaturesOf(features);
   return result;

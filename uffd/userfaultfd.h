@@ -62,7 +62,8 @@ class Userfaultfd {
 
   // The same with a duplicate of `fd`, a userfaultfd of this process with or without its
   // UFFDIO_API. What was asked for there is what there is: FailedPrecondition if discards would go
-  // unreported. InvalidArgument: it is no userfaultfd.
+  // unreported, or if events would come, or signals, that nobody here can answer. InvalidArgument:
+  // it is no userfaultfd.
   static absl::StatusOr<Userfaultfd> Adopt(int fd);
 
   // Whether `fd` is an open kDevice. A descriptor that was kept for long may be somebody else's by
