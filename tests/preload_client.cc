@@ -570,6 +570,7 @@ void WithDeviceNode(Client& client, const char* path) {
         "unshare");
   Check(mount("none", "/dev", "tmpfs", 0, nullptr) == 0, "mount");
   (void)mkdir("/dev/vfio", 0700);
+  (void)mkdir("/dev/infiniband", 0700);
   Check(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) >= 0, path);
   client.MapPrivate();
   client.Load();
@@ -929,6 +930,11 @@ int Main(const std::string& path, const std::string& situation) {
       {"named_file", NamedFile},
       {"pinning_vfio", [](Client& c) { WithDeviceNode(c, "/dev/vfio/7"); }},
       {"pinning_vdpa", [](Client& c) { WithDeviceNode(c, "/dev/vhost-vdpa-0"); }},
+      {"pinning_udmabuf", [](Client& c) { WithDeviceNode(c, "/dev/udmabuf"); }},
+      {"pinning_rdma", [](Client& c) { WithDeviceNode(c, "/dev/infiniband/uverbs0"); }},
+      {"pinning_mshv", [](Client& c) { WithDeviceNode(c, "/dev/mshv"); }},
+      {"pinning_nitro", [](Client& c) { WithDeviceNode(c, "/dev/nitro_enclaves"); }},
+      {"pinning_sev", [](Client& c) { WithDeviceNode(c, "/dev/sev"); }},
       {"kernel_writes", KernelWritesIntoMissingPages},
       {"without_permission_later", WithoutPermissionLater},
       {"without_permission", WithoutPermission},

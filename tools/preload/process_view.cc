@@ -78,9 +78,21 @@ absl::Status CheckDescriptors() {
   if (fds == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("/proc/self/fd: ", std::strerror(errno)));
   }
-  constexpr absl::string_view kPinning[] = {"/dev/vfio/",      "/dev/iommu",
-                                            "/dev/vhost-vdpa", "anon_inode:[vfio",
-                                            "anon_inode:vfio", "anon_inode:[iommufd"};
+  // Each keeps pages of its user's memory, or gives them to hardware or to another hypervisor. Not
+  // among them: what allocates its own (dma_heap, sgx), and what follows the page tables (kvm,
+  // vhost-net, dri).
+  constexpr absl::string_view kPinning[] = {"/dev/vfio/",
+                                            "/dev/iommu",
+                                            "/dev/vhost-vdpa",
+                                            "/dev/udmabuf",  // of virtio-gpu's blobs
+                                            "/dev/infiniband/uverbs",
+                                            "/dev/mshv",
+                                            "/dev/nitro_enclaves",
+                                            "/dev/sev",
+                                            "anon_inode:[vfio",
+                                            "anon_inode:vfio",
+                                            "anon_inode:[iommufd",
+                                            "anon_inode:mshv"};
   std::array<char, PATH_MAX> target;
   while (const dirent* entry = readdir(fds.get())) {
     const ssize_t length =

@@ -17,9 +17,9 @@ namespace ramjet {
 absl::StatusOr<KernelMapping> CheckGuestMemory(uintptr_t host, uint64_t length);
 
 // FailedPrecondition in words if what the process has open forbids any lazy load: a device that
-// pins guest memory or maps it for hardware (VFIO, vDPA), which would be left with the old pages if
-// memory were emptied under it; or a userfaultfd, by which QEMU loads memory lazily itself. Ours is
-// opened afterwards.
+// pins guest memory or maps it for hardware (VFIO, vDPA, udmabuf and others), which would be left
+// with the old pages if memory were emptied under it; or a userfaultfd, by which QEMU loads memory
+// lazily itself. Ours is opened afterwards.
 absl::Status CheckDescriptors();
 
 }  // namespace ramjet
