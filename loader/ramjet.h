@@ -397,7 +397,9 @@ enum ramjet_memory {
   RAMJET_PRIVATE = 0,
   /* MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs. Before the load is complete, other
    * mappings of it, in this process or another, see zeros where pages have not arrived, and
-   * touching them there brings the zeros into the guest: have none but `alias`. */
+   * touching them there brings the zeros into the guest: have none but `alias`. On Linux before
+   * 6.4, and with an alias, all mappings of it in this process have MADV_NOHUGEPAGE until the load
+   * ends, and then MADV_HUGEPAGE if they had it, or would have got huge pages without. */
   RAMJET_SHARED = 1
 };
 

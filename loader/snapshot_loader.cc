@@ -197,6 +197,15 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
 
 absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint64_t length,
                                            BlockMemory kind, bool anonymous) {
+  std::optional<HugePagesOff> huge_pages_off;
+  // A write through an alias may make a huge page, of which all but that write is zeros until the
+  // rest has arrived; MADV_COLLAPSE would map all of it at once, by any kernel.
+  if (kind == BlockMemory::kShared && memory.zeroable &&
+      (memory.alias != 0 || HugePagesFillHoles())) {
+    absl::StatusOr<HugePagesOff> off = HugePagesOff::Over(memory.host, length);
+    if (!off.ok()) return off.status();
+    huge_pages_off.emplace(*std::move(off));
+  }
   // Register first, then empty, so that nobody can put a page there in between. The discard comes
   // back as an event of our own, which has to be through before the block is in the map: there it
   // would mean that the guest has given up its memory. Most memory is empty, and all this can be
@@ -217,6 +226,7 @@ absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint6
     return status;
   }
   if (!is_empty && uffd_->features().remove_events) fault_thread_->Sync();
+  if (huge_pages_off) huge_pages_off_.push_back(*std::move(huge_pages_off));
   return absl::OkStatus();
 }
 
@@ -519,6 +529,7 @@ void SnapshotLoader::End() {
       if (!status.ok()) stats_.AddError(status);
     }
   }
+  huge_pages_off_.clear();
   if (fault_thread_ != nullptr) ended_cpu_ns_ += fault_thread_->cpu_ns();
   fault_thread_.reset();
   uffd_.reset();

@@ -35,6 +35,7 @@
 #include "mappedram/bulk_reader.h"
 #include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
+#include "uffd/huge_page_advice.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
@@ -44,7 +45,8 @@ enum class BlockMemory {
   // MAP_PRIVATE | MAP_ANONYMOUS
   kPrivate,
   // MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs, which nobody uses by another mapping
-  // before the load is complete
+  // before the load is complete. On Linux before 6.4, and with an alias, all mappings of it in this
+  // process have MADV_NOHUGEPAGE until then.
   kShared,
 };
 
@@ -254,6 +256,7 @@ class SnapshotLoader {
   mutable absl::Mutex mu_;
   std::vector<std::unique_ptr<RamBlock>> blocks_ ABSL_GUARDED_BY(mu_);
   std::vector<bool> attached_ ABSL_GUARDED_BY(mu_);  // by index in Snapshot::blocks()
+  std::vector<HugePagesOff> huge_pages_off_ ABSL_GUARDED_BY(mu_);
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Mutex finishing_mu_ ABSL_ACQUIRED_AFTER(mu_);
   int finishing_ ABSL_GUARDED_BY(finishing_mu_) = 0;  // threads in LoadWhatIsLeft()

@@ -105,10 +105,21 @@ std::optional<absl::StatusOr<KernelMapping>> AskKernel(uintptr_t addr) {
   return std::nullopt;
 }
 
-// Calls `visit` for each mapping of /proc/self/smaps (Linux Documentation/filesystems/proc.rst),
-// until it returns false.
-template <typename Visit>
-absl::Status VisitMappings(Visit visit) {
+absl::StatusOr<KernelMapping> ReadSmaps(uintptr_t addr) {
+  std::optional<KernelMapping> found;
+  const absl::Status read = VisitMappings([&](const KernelMapping& mapping) {
+    if (mapping.start <= addr && addr < mapping.end) found = mapping;
+    return mapping.end <= addr;
+  });
+  if (!read.ok()) return read;
+  if (!found) return NothingMapped(addr);
+  return *found;
+}
+
+}  // namespace
+
+// Linux Documentation/filesystems/proc.rst has the format.
+absl::Status VisitMappings(absl::FunctionRef<bool(const KernelMapping&)> visit) {
   std::ifstream smaps("/proc/self/smaps");
   if (!smaps) return absl::FailedPreconditionError("/proc/self/smaps cannot be read");
   KernelMapping mapping;
@@ -123,6 +134,7 @@ absl::Status VisitMappings(Visit visit) {
                     &head.start, &head.end, access, &head.offset, &head.device_major,
                     &head.device_minor, &head.inode, &path_at) == 7) {
       mapping = head;
+      mapping.huge = HugeAdvice::kWanted;  // perhaps: before 5.0 Linux does not tell
       mapping.writable = access[0] == 'r' && access[1] == 'w';
       mapping.shared = access[3] == 's';
       mapping.path = line.substr(static_cast<size_t>(path_at));
@@ -135,24 +147,12 @@ absl::Status VisitMappings(Visit visit) {
       mapping.registered =
           line.find(" um") != std::string::npos || line.find(" ui") != std::string::npos;
       if (line.find(" nh") != std::string::npos) mapping.huge = HugeAdvice::kUnwanted;
+      mapping.huge_advised = line.find(" hg") != std::string::npos;
       if (!visit(mapping)) break;
     }
   }
   return absl::OkStatus();
 }
-
-absl::StatusOr<KernelMapping> ReadSmaps(uintptr_t addr) {
-  std::optional<KernelMapping> found;
-  const absl::Status read = VisitMappings([&](const KernelMapping& mapping) {
-    if (mapping.start <= addr && addr < mapping.end) found = mapping;
-    return mapping.end <= addr;
-  });
-  if (!read.ok()) return read;
-  if (!found) return NothingMapped(addr);
-  return *found;
-}
-
-}  // namespace
 
 absl::StatusOr<KernelMapping> MappingAt(uintptr_t addr) {
   std::optional<absl::StatusOr<KernelMapping>> answer = AskKernel(addr);

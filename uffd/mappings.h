@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace ramjet {
@@ -31,10 +33,15 @@ struct KernelMapping {
   uint64_t device_minor = 0;
   uint64_t inode = 0;
   std::string path;  // " (deleted)" at its end if it has been; of memory without a name empty
-  // Set by RegisteredRanges() only.
+  // Set by VisitMappings() only.
   bool registered = false;  // with a userfaultfd
   HugeAdvice huge = HugeAdvice::kNone;
+  bool huge_advised = false;  // the owner has asked for huge pages, and may not get them
 };
+
+// Calls `visit` for each mapping of /proc/self/smaps, by rising address, until it returns false.
+// FailedPrecondition: it cannot be read.
+absl::Status VisitMappings(absl::FunctionRef<bool(const KernelMapping&)> visit);
 
 // InvalidArgument: nothing is mapped there. FailedPrecondition: /proc does not tell. Asks by
 // PROCMAP_QUERY (Linux 6.11), before that by reading /proc/self/smaps, which takes longer the more
