@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -93,11 +94,17 @@ absl::StatusOr<HugeStaging> HugeStaging::Create() {
 
 HugeStaging::HugeStaging(HugeStaging&& other) noexcept
     : reservation_(std::exchange(other.reservation_, nullptr)),
-      memory_(std::exchange(other.memory_, nullptr)) {}
+      memory_(std::exchange(other.memory_, nullptr)),
+      several_nodes_(other.several_nodes_),
+      placed_(other.placed_),
+      policy_(other.policy_) {}
 
 HugeStaging& HugeStaging::operator=(HugeStaging&& other) noexcept {
   std::swap(reservation_, other.reservation_);
   std::swap(memory_, other.memory_);
+  std::swap(several_nodes_, other.several_nodes_);
+  std::swap(placed_, other.placed_);
+  std::swap(policy_, other.policy_);
   return *this;
 }
 
@@ -105,7 +112,16 @@ HugeStaging::~HugeStaging() {
   if (reservation_ != nullptr) munmap(reservation_, 2 * kBytes);
 }
 
+void HugeStaging::PlaceFor(uintptr_t addr) {
+  if (!several_nodes_) return;
+  const std::optional<MemoryPolicy> wanted = MemoryPolicyOfHugePage(addr, kBytes);
+  placed_ = wanted && (*wanted == policy_ ||
+                       SetMemoryPolicy(reinterpret_cast<uintptr_t>(memory_), kBytes, *wanted));
+  if (placed_) policy_ = *wanted;
+}
+
 void HugeStaging::Renew() {
+  policy_ = {};
   void* const memory = mmap(memory_, kBytes, kProtection, kAnonymous | MAP_FIXED, -1, 0);
   if (memory != MAP_FAILED && madvise(memory, kBytes, MADV_HUGEPAGE) == 0) return;
   // Before Linux 6.12 a failed mmap() may have left a hole, where somebody else may be by now.

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "loader/memory_policy.h"
 
 namespace ramjet {
 
@@ -54,6 +55,13 @@ class HugeStaging {
   // Zero wherever nothing was written since the last Renew(). REQUIRES: fit().
   absl::Span<uint8_t> memory() const { return {memory_, kBytes}; }
 
+  // Says where memory() will be moved to, before it is written to: a moved page stays on the NUMA
+  // node that it was taken from, so it is taken from where the memory policy (mbind) at `addr` puts
+  // it. Does nothing on a machine with one node. REQUIRES: fit(); memory() is empty.
+  void PlaceFor(uintptr_t addr);
+  // False: PlaceFor() could not do that. What is read here has to be copied.
+  bool placed() const { return placed_; }
+
   // Makes the memory empty again, fit for a whole huge page: mapped anew, for a page table that
   // once held small pages stays behind after MADV_DONTNEED and keeps huge ones away. If the kernel
   // refuses, there is none from then on.
@@ -62,10 +70,14 @@ class HugeStaging {
   bool fit() const { return memory_ != nullptr; }
 
  private:
-  HugeStaging(uint8_t* reservation, uint8_t* memory) : reservation_(reservation), memory_(memory) {}
+  HugeStaging(uint8_t* reservation, uint8_t* memory)
+      : reservation_(reservation), memory_(memory), several_nodes_(SeveralNodes()) {}
 
   uint8_t* reservation_;  // twice kBytes, so that an aligned huge page lies inside
   uint8_t* memory_;
+  bool several_nodes_;
+  bool placed_ = true;
+  MemoryPolicy policy_;  // of memory_
 };
 
 }  // namespace ramjet

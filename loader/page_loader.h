@@ -184,10 +184,11 @@ class PageLoader {
                   std::atomic<uint64_t>* also = nullptr);
   void InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,
                         HugeStaging& staging, std::atomic<uint64_t>* also);
-  Moved MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content, const MoveCounts& counts);
+  Moved MoveClaimed(RamBlock& block, PageRun claimed, HugeStaging& staging,
+                    const MoveCounts& counts);
   Whole InstallFaultedHuge(ClaimedWindow window, const absl::Status& read, HugeStaging& staging,
                            const MoveCounts& counts);
-  Moved MoveWindow(ClaimedWindow window, uint8_t* content, const MoveCounts& counts);
+  Moved MoveWindow(ClaimedWindow window, HugeStaging& staging, const MoveCounts& counts);
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
   static bool IsLost(const absl::Status& read, uint64_t unread_ns);

@@ -20,6 +20,7 @@ namespace ramjet {
 
 void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                                std::atomic<uint64_t>* also) {
+  staging.PlaceFor(block.AddrOf(run.first));
   const absl::Status read = ReadStored(parts_.bulk, block, run, staging.memory().data());
   InstallAheadHuge(block, run, read, staging, also);
 }
@@ -27,6 +28,8 @@ void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& stagin
 bool PageLoader::BeginAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
                                 size_t slot) const {
   const RamBlock& block = *queued.block;
+  staging.PlaceFor(block.AddrOf(queued.run.first));
+  if (!staging.placed()) return false;
   const auto content = staging.memory().subspan(
       queued.request.offset - block.BytesOf(queued.run.first), queued.request.length);
   return parts_.bulk.BeginRead(queue, slot, block.index(), queued.request.offset, content);
@@ -59,7 +62,7 @@ void PageLoader::InstallAheadHuge(RamBlock& block, PageRun run, const absl::Stat
     {
       const InsideGate inside(parts_.gate);
       if (!block.AnyClaimed(run)) claimed.count = block.Claim(run);
-      moved = MoveClaimed(block, claimed, content, {.also = also});
+      moved = MoveClaimed(block, claimed, staging, {.also = also});
     }
     Wake(block, claimed);
   }
@@ -95,13 +98,14 @@ void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
   RamBlock& block = *window.block_;
   const PageRun run = window.run_;
   uint8_t* const content = staging.memory().data();
+  staging.PlaceFor(block.AddrOf(run.first));
   if (!ReadStored(parts_.bulk, block, run, content).ok()) {
     { const ClaimedWindow given_back = std::move(window); }
     LoadSingly(block, run, content, also);
     staging.Renew();
     return;
   }
-  const Moved moved = MoveWindow(std::move(window), content, {.also = also});
+  const Moved moved = MoveWindow(std::move(window), staging, {.also = also});
   InstallUnmoved(block, run, moved, staging, also);
 }
 
@@ -113,6 +117,8 @@ PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint
   // Somebody has asked the disk for just this page and its like, those of a working set, perhaps.
   const PageRun alone{page, 1};
   if (!cached && block.nonzero(page) && IsCached(block, alone)) return Whole::kNotAtHand;
+  staging.PlaceFor(block.AddrOf(run.first));
+  if (!staging.placed()) return Whole::kNotAtHand;
   std::optional<ClaimedWindow> window = ClaimWindow(block, run);
   if (!window) return Whole::kGivenBack;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
@@ -126,6 +132,8 @@ PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint
 
 PageLoader::Whole PageLoader::LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging,
                                               const MoveCounts& counts) {
+  staging.PlaceFor(window.block().AddrOf(window.run().first));
+  if (!staging.placed()) return Whole::kGivenBack;
   const absl::Status read = ReadStored(parts_.demand, window.block(), window.run(),
                                        staging.memory().data(), &PageSource::ReadCached);
   return InstallFaultedHuge(std::move(window), read, staging, counts);
@@ -136,7 +144,7 @@ PageLoader::Whole PageLoader::InstallFaultedHuge(ClaimedWindow window, const abs
   const uint64_t pages = window.run().count;
   Moved moved;
   if (read.ok()) {
-    moved = MoveWindow(std::move(window), staging.memory().data(), counts);
+    moved = MoveWindow(std::move(window), staging, counts);
   } else {
     const ClaimedWindow given_back = std::move(window);
   }
@@ -148,13 +156,13 @@ PageLoader::Whole PageLoader::InstallFaultedHuge(ClaimedWindow window, const abs
   return Whole::kGivenBack;
 }
 
-PageLoader::Moved PageLoader::MoveWindow(ClaimedWindow window, uint8_t* content,
+PageLoader::Moved PageLoader::MoveWindow(ClaimedWindow window, HugeStaging& staging,
                                          const MoveCounts& counts) {
   window.loader_ = nullptr;  // what does not move, MoveClaimed() gives back
   Moved moved;
   {
     const InsideGate inside(parts_.gate);
-    moved = MoveClaimed(*window.block_, window.run_, content, counts);
+    moved = MoveClaimed(*window.block_, window.run_, staging, counts);
   }
   Wake(*window.block_, window.run_);
   trips_.fetch_sub(1);
@@ -174,13 +182,14 @@ void PageLoader::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved
 // Moves `claimed` if it is a whole window, of which the kernel takes all, normally; gives back the
 // claim to what did not move. With a page of the window there already, the kernel would split the
 // huge page and move all others alone. (gate)
-PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, uint8_t* content,
+PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, HugeStaging& staging,
                                           const MoveCounts& counts) {
   Moved moved;
   // Of what was claimed before it was read, something may have been discarded since.
-  if (block.BytesOf(claimed.count) == HugeStaging::kBytes && !block.AnyReceived(claimed)) {
+  if (block.BytesOf(claimed.count) == HugeStaging::kBytes && staging.placed() &&
+      !block.AnyReceived(claimed)) {
     const Installed installed =
-        parts_.uffd.Move(block.AddrOf(claimed.first), content, HugeStaging::kBytes);
+        parts_.uffd.Move(block.AddrOf(claimed.first), staging.memory().data(), HugeStaging::kBytes);
     moved.pages = installed.length / block.page_size();
   }
   if (moved.pages > 0) {

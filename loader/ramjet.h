@@ -64,7 +64,9 @@
  *     /dev/userfaultfd (Linux 6.1), or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1.
  *     Unreadable pages can be poisoned since 6.6; transparent huge pages arrive whole since 6.8.
  *     A seccomp filter is to answer what it does not allow with an error (SECCOMP_RET_ERRNO):
- *     without io_uring_setup(2) and cachestat(2) it goes on as on a kernel that has neither.
+ *     without io_uring_setup(2) and cachestat(2) it goes on as on a kernel that has neither, and
+ *     without get_mempolicy(2) and mbind(2) on a machine of several NUMA nodes no transparent huge
+ *     pages arrive whole.
  *     Sources: Linux Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2),
  *     ioctl_userfaultfd(2).
  *
@@ -419,7 +421,8 @@ struct ramjet_block {
   uint32_t memory;
   uint32_t reserved; /* 0 */
   /* Of shared memory: a second mapping of the same `length` bytes, through which the content is
-   * filled in before it becomes visible at `host` (UFFDIO_CONTINUE, Linux 5.14); NULL: none. */
+   * filled in before it becomes visible at `host` (UFFDIO_CONTINUE, Linux 5.14); NULL: none. What
+   * is allocated for huge pages of hugetlb has the memory policy (mbind) of `alias`. */
   void *alias;
 };
 #define RAMJET_BLOCK_INIT \
