@@ -149,7 +149,6 @@ class Client {
   int memfd() const { return memfd_; }
   const std::string& path() const { return path_; }
   int fd() const { return fd_; }
-  const std::string& path() const { return path_; }
 
  private:
   ssize_t ReadStream() {
