@@ -18,10 +18,6 @@ absl::Status ErrnoError(const std::string& name, absl::string_view act, int erro
   return absl::ErrnoToStatus(error, absl::StrCat(name, ": ", act));
 }
 
-int64_t ModificationTimeNs(const struct stat& info) {
-  return int64_t{info.st_mtim.tv_sec} * 1000000000 + info.st_mtim.tv_nsec;
-}
-
 const char* KindOf(mode_t mode) {
   switch (mode & S_IFMT) {
     case S_IFDIR:
@@ -80,7 +76,7 @@ absl::StatusOr<File> File::Adopt(int fd, std::string name) {
   file.size_ = info.st_size;
   file.device_ = info.st_dev;
   file.inode_ = info.st_ino;
-  file.mtime_ns_ = ModificationTimeNs(info);
+  file.watch_ = std::make_unique<FileWatch>(info);
   return file;
 }
 
@@ -92,7 +88,7 @@ File& File::operator=(File&& other) noexcept {
   size_ = other.size_;
   device_ = other.device_;
   inode_ = other.inode_;
-  mtime_ns_ = other.mtime_ns_;
+  std::swap(watch_, other.watch_);
   return *this;
 }
 
@@ -143,19 +139,6 @@ void File::AdviseRandom() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_RAND
 void File::Prefetch(uint64_t offset, uint64_t length) const {
   (void)posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(length),
                       POSIX_FADV_WILLNEED);
-}
-
-absl::Status File::CheckUnchanged() const {
-  struct stat info;
-  if (fstat(fd_, &info) != 0) return ErrnoError(name_, "cannot be examined", errno);
-  if (static_cast<uint64_t>(info.st_size) != size_) {
-    return DataLossError(*this, "changed since it was opened: its size was ", size_,
-                         " bytes and now is ", info.st_size);
-  }
-  if (ModificationTimeNs(info) != mtime_ns_) {
-    return DataLossError(*this, "changed since it was opened: it was written to");
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace ramjet

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "mappedram/file_watch.h"
 
 namespace ramjet {
 
@@ -55,10 +57,14 @@ class File {
   // [offset, offset + length) will be read soon: the kernel begins to.
   void Prefetch(uint64_t offset, uint64_t length) const;
 
-  // DataLoss, saying what differs, if size or modification time are not what they were when the
-  // file was opened. The kernel stamps files by its clock tick, so a write within a few
-  // milliseconds of the opening may go unnoticed.
-  absl::Status CheckUnchanged() const;
+  // DataLoss, saying what differs, if the file was written to since it was opened, and for ever
+  // after; Unavailable if that cannot be told now. The kernel stamps files by its clock tick, so a
+  // write within a few milliseconds of the opening may go unnoticed.
+  absl::Status CheckUnchanged() const { return watch_->Check(fd_, name_); }
+
+  // From now on CheckUnchanged() knows a write from times that were only set (FileWatch), where the
+  // system allows it. Without this call, whoever sets the modification time has written to the file.
+  void WatchForWrites() const { watch_->Start(fd_); }
 
  private:
   File(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
@@ -70,7 +76,7 @@ class File {
   uint64_t size_ = 0;
   dev_t device_ = 0;
   ino_t inode_ = 0;
-  int64_t mtime_ns_ = 0;
+  std::unique_ptr<FileWatch> watch_;
 };
 
 // DataLoss with the message "FILE: what": how everything that reads a snapshot says that it is

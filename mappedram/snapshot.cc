@@ -130,12 +130,7 @@ absl::Status Snapshot::ReadPagesBy(const Reader& reader, size_t block, uint64_t 
   absl::Status read = reader.ReadAt(from.pages_offset + offset, buffer);
   // Asked after reading: content that was there before the change is as good as it ever was.
   const absl::Status unchanged = file_.CheckUnchanged();
-  if (!unchanged.ok()) {
-    changed_.store(true, std::memory_order_relaxed);  // relaxed: says nothing of other memory
-    read = unchanged;
-  } else if (changed_.load(std::memory_order_relaxed)) {
-    read = DataLossError(file_, "changed while it was being loaded");
-  }
+  if (!unchanged.ok()) read = unchanged;
   if (read.ok() || absl::IsResourceExhausted(read)) return read;
   return absl::Status(read.code(), absl::StrCat(read.message(), " (block \"", from.idstr,
                                                 "\", page ", offset / from.page_size, " at offset ",

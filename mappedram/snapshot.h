@@ -2,7 +2,6 @@
 #ifndef RAMJET_MAPPEDRAM_SNAPSHOT_H_
 #define RAMJET_MAPPEDRAM_SNAPSHOT_H_
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -54,8 +53,8 @@ class Snapshot : public PageSource {
   // for each block.
   PageBitmap TakeNonzero(size_t block);
 
-  // PageSource. Also notices that the file was truncated or overwritten since Open() (size and
-  // mtime; being unlinked or renamed is fine) and then fails with DataLoss for ever after.
+  // PageSource. Also notices that the file was truncated or overwritten since Open() (being unlinked
+  // or renamed is fine; times: File::WatchForWrites()) and then fails with DataLoss for ever after.
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override;
@@ -87,7 +86,6 @@ class Snapshot : public PageSource {
   Bulk bulk_;
   SnapshotDescription description_;
   std::vector<PageBitmap> nonzero_;
-  mutable std::atomic<bool> changed_{false};  // the file was seen to have changed
 };
 
 }  // namespace ramjet
