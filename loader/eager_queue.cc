@@ -230,6 +230,12 @@ void EagerQueue::AllowWindows() {
   windows_allowed_.store(bytes_per_s_ == 0);
 }
 
+void EagerQueue::LiftRate() {
+  absl::MutexLock lock(&mu_);
+  bytes_per_s_ = 0;
+  changes_.Note();
+}
+
 void EagerQueue::Hurry() {
   absl::MutexLock lock(&mu_);
   hurried_ = true;

@@ -93,6 +93,8 @@ class EagerQueue {
   void Hold() ABSL_LOCKS_EXCLUDED(mu_);
   void Release() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // From now on there is no limit on what is handed out.
+  void LiftRate() ABSL_LOCKS_EXCLUDED(mu_);
   // From now on there is no limit, and a Hold() holds nothing back: all that is left is needed.
   void Hurry() ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -91,4 +91,14 @@ LoadStats::Untold LoadStats::TakeUntold() {
   return {.messages = std::exchange(untold_, {}), .upto = error_count()};
 }
 
+void LoadStats::AddNote(std::string note) {
+  absl::MutexLock lock(&mu_);
+  notes_.push_back(std::move(note));
+}
+
+std::vector<std::string> LoadStats::notes() const {
+  absl::MutexLock lock(&mu_);
+  return notes_;
+}
+
 }  // namespace ramjet

@@ -117,6 +117,10 @@ struct LoadStats {
     return !tells_ || told_.load(std::memory_order_acquire) >= count;
   }
 
+  // What is no error, and worth a line to whoever runs the VM. A few in a load.
+  void AddNote(std::string note) ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<std::string> notes() const ABSL_LOCKS_EXCLUDED(mu_);
+
  private:
   static constexpr size_t kMaxUntold = 64;
 
@@ -129,6 +133,7 @@ struct LoadStats {
   std::string unread_ ABSL_GUARDED_BY(mu_);
   uint64_t unread_first_ns_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t unread_last_ns_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::string> notes_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace ramjet

@@ -42,10 +42,11 @@
  *  5. Strings are whatever bytes the file holds, and end in a zero. Those that go in stay the
  *     caller's; those that come out are the library's, until the handle is closed unless something
  *     else is said.
- *  6. The library prints nothing, handles no signal (its threads block all of them), forks nothing
- *     and never exits. Its threads are called ramjet-*; where it reads a disk through io_uring, the
- *     kernel may add iou-wrk-*. It touches guest memory only through the kernel, so it needs no
- *     lock of yours; ramjet_read_block() and ramjet_save() alone go there.
+ *  6. The library prints nothing, handles no signal (its threads block all of them; the SIGIO of a
+ *     lease, see 7, goes to one of them), forks nothing and never exits. Its threads are called
+ *     ramjet-*; where it reads a disk through io_uring, the kernel may add iou-wrk-*. It touches
+ *     guest memory only through the kernel, so it needs no lock of yours; ramjet_read_block() and
+ *     ramjet_save() alone go there.
  *  7. While a load is not complete, the attached memory must not be mremap()ed, and a child process
  *     that is forked sees zeros in pages that have not arrived: use MADV_DONTFORK. munmap() is
  *     understood, as are MADV_DONTNEED on private and MADV_REMOVE on shared memory: what is
@@ -53,8 +54,14 @@
  *     arrived, and what has not becomes zero for ever. For holes made by fallocate() see
  *     ramjet_discard(). mlock(), and devices that pin memory (VFIO), wait for every page: let
  *     ramjet_wait() come first.
- *     Nor may the file be written or truncated: every page that has not arrived then counts as
- *     unreadable. Deleting it, renaming it, and ramjet_save() to its path do no harm.
+ *     A read lease (F_SETLEASE) keeps others from writing to the file and from truncating it: they
+ *     wait, in open() or truncate(), until the rest is loaded at full speed, and so does a thread
+ *     of yours. It is there soon after ramjet_start_eager() or ramjet_wait(), if the file belongs
+ *     to the process's user or the process has CAP_LEASE, and if nobody has the file open for
+ *     writing. Without it, for which ramjet_stats_json() has the reason among its "notes", the
+ *     file may not be written to or truncated: every page that has not arrived then counts as
+ *     unreadable. Deleting it, renaming it, setting its times, and ramjet_save() to its path do no
+ *     harm.
  *  8. What a vCPU sees of a page that was poisoned, or of memory that was abandoned, depends on
  *     the host: KVM_RUN fails with EFAULT or EHWPOISON, the vCPU's thread gets a SIGBUS (block it
  *     in the thread, and unblock it in KVM_RUN only, by KVM_SET_SIGNAL_MASK), or KVM takes the
@@ -171,7 +178,8 @@ struct ramjet_options {
    * soon after ramjet_open(). One that cannot be read, is damaged, or is of another snapshot is
    * ignored, and ramjet_stats_json() has the reason among its "errors". Not with RAMJET_RECORD. */
   const char *working_set;
-  /* What is loaded ahead, at most, in bytes a second; 0: no limit. */
+  /* What is loaded ahead, at most, in bytes a second; 0: no limit. Ignored without a lease on the
+   * file (7), because then only the end of the load makes it safe to write to the file. */
   uint64_t eager_rate;
   /* enum ramjet_direct */
   uint32_t direct;

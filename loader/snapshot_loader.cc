@@ -90,6 +90,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
       BindChecksums(options.checksums, *snapshot);
   if (!checksums.ok()) return checksums.status();
   snapshot->OpenBulk(options.direct);
+  snapshot->file().WatchForWrites();
   std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
                                                           *std::move(checksums),
                                                           *std::move(vm_stop), *std::move(uffd)));
@@ -193,6 +194,43 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   attached_[block] = true;
   blocks_.push_back(std::move(ram));
   return absl::OkStatus();
+}
+
+// Not before the guest is about to run: a new thread would be a rival to the one that resumes it.
+void SnapshotLoader::StartLease() {
+  if (lease_started_.load() || blocks_.empty() || !uffd_) return;
+  lease_started_.store(true);
+  absl::StatusOr<std::unique_ptr<SnapshotLease>> lease = SnapshotLease::Start(
+      snapshot_->file(), {.refused = [this](const absl::Status& why) { LoadWithoutLease(why); },
+                          .broken = [this] { LoadBeforeOverwritten(); }});
+  if (lease.ok()) {
+    lease_ = *std::move(lease);
+  } else {
+    LoadWithoutLease(lease.status());
+  }
+}
+
+void SnapshotLoader::LoadWithoutLease(const absl::Status& why) {
+  eager_queue_.LiftRate();
+  Note(absl::StrCat(
+      snapshot_->file().name(), ": there is no lease on it (", why.message(),
+      "): whoever writes to it before it is loaded ends the VM",
+      options_.eager_bytes_per_s == 0 ? "" : "; so it is loaded at full speed, whatever the rate"));
+}
+
+void SnapshotLoader::LoadBeforeOverwritten() {
+  if (complete()) return;  // and about to be detached
+  Note(absl::StrCat(snapshot_->file().name(),
+                    ": somebody wants to write to it, and waits until the rest of it is loaded at "
+                    "full speed"));
+  // Nothing is given up for a writer, so Finish() is only for where there are no threads.
+  const absl::Status started = Hurry();
+  (void)(started.ok() ? Wait() : Finish());  // complete, or nothing of it is needed any more
+}
+
+void SnapshotLoader::Note(const std::string& note) {
+  stats_.AddNote(note);
+  if (options_.note != nullptr) options_.note(note);
 }
 
 absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint64_t length,
@@ -331,6 +369,7 @@ absl::Status SnapshotLoader::StartEager() {
   if (record_ != nullptr) record_->Stop();
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
+  StartLease();
   if (options_.whole_windows) eager_queue_.AllowWindows();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
   const unsigned processors = UsableProcessors();
@@ -374,6 +413,10 @@ absl::Status SnapshotLoader::WaitOrError(absl::Duration timeout) {
 }
 
 absl::Status SnapshotLoader::WaitUntil(uint64_t deadline_ns, bool or_error) {
+  if (!lease_started_.load()) {
+    absl::MutexLock lock(&mu_);
+    StartLease();
+  }
   for (;;) {
     const uint32_t moments = progress_.moments();
     if (abandoned_.load()) return absl::CancelledError("the load was abandoned");
@@ -447,8 +490,10 @@ absl::Status SnapshotLoader::Detach() {
   if (!abandoned_.load() && !complete()) {
     return absl::FailedPreconditionError("pages are still owed to the guest");
   }
+  std::unique_ptr<SnapshotLease> lease;
   absl::MutexLock lock(&mu_);
   End();
+  lease = std::move(lease_);
   return absl::OkStatus();
 }
 
@@ -476,6 +521,7 @@ void SnapshotLoader::Collapse() {
 }
 
 void SnapshotLoader::Abandon() {
+  std::unique_ptr<SnapshotLease> lease;
   absl::MutexLock lock(&mu_);
   if (!uffd_) return;
   for (const auto& block : blocks_) {
@@ -485,6 +531,7 @@ void SnapshotLoader::Abandon() {
   }
   progress_.Note();
   End();
+  lease = std::move(lease_);
 }
 
 // What was unmapped in the block, and may be somebody else's by now, stays as it is.
@@ -530,6 +577,8 @@ void SnapshotLoader::End() {
     }
   }
   huge_pages_off_.clear();
+  lease_started_.store(true);
+  if (lease_ != nullptr) ended_cpu_ns_ += lease_->cpu_ns();
   if (fault_thread_ != nullptr) ended_cpu_ns_ += fault_thread_->cpu_ns();
   fault_thread_.reset();
   uffd_.reset();
@@ -540,6 +589,7 @@ uint64_t SnapshotLoader::cpu_ns() const {
   uint64_t result = ended_cpu_ns_;
   if (fault_thread_ != nullptr) result += fault_thread_->cpu_ns();
   if (working_set_thread_ != nullptr) result += working_set_thread_->cpu_ns();
+  if (uffd_ && lease_ != nullptr) result += lease_->cpu_ns();
   for (const auto& thread : eager_threads_) result += thread->cpu_ns();
   return result;
 }

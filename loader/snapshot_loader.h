@@ -29,6 +29,7 @@
 #include "loader/ram_block.h"
 #include "loader/ram_map.h"
 #include "loader/read_pacer.h"
+#include "loader/snapshot_lease.h"
 #include "loader/touch_record.h"
 #include "loader/vm_stop.h"
 #include "loader/working_set_thread.h"
@@ -95,7 +96,9 @@ class SnapshotLoader {
     // 1 to kMaxEagerThreads; 0: as many as suit the machine, which are 2 to 4, of which one at
     // least leaves its processor to the guest unless the disk is slow.
     unsigned eager_threads = 0;
-    uint64_t eager_bytes_per_s = 0;  // loaded ahead in the mean, at most; 0: no limit
+    // Loaded ahead in the mean, at most; 0: no limit. Ignored where there is no read lease on the
+    // snapshot, because nothing else keeps it from being overwritten until it is loaded.
+    uint64_t eager_bytes_per_s = 0;
     // Who touches a page of which the huge page around it is in the page cache gets all of that,
     // once loading ahead has begun and if it has no limit: 0.3 to 0.5 ms, not 0.02, for the first
     // page, nothing for the next, and a huge page.
@@ -105,6 +108,8 @@ class SnapshotLoader {
     // touch guest memory, nor end the loader. Without it `kill_pid` gets SIGKILL, if that is not 0.
     std::function<void(const absl::Status& why)> stop_vm = nullptr;
     pid_t kill_pid = 0;
+    // Called with each line that goes into stats().notes(). Must not call the loader.
+    std::function<void(const std::string& note)> note = nullptr;
     // A file of SaveWorkingSet(): its pages are loaded first, beginning when a block is attached:
     // gently until StartEager() is called (or 50 ms have passed), for the guest is being resumed,
     // and then as fast as can be. Eager threads wait until they are there. Empty: none. If it is
@@ -145,6 +150,11 @@ class SnapshotLoader {
   // are touched. From now on who touches a page gets the huge page around it, too, where one is
   // wanted (Options::whole_windows): so not before the guest is about to run, for what is touched
   // here and there while devices are restored comes sooner by itself.
+  //
+  // From now on, or from the first Wait() on, a read lease keeps others from writing to the
+  // snapshot until Detach() or Abandon(), where one can be had (SnapshotLease). Whoever tries waits
+  // until complete(), for which everything is loaded as by Hurry(). stats().notes() tells of that,
+  // and of no lease.
   absl::Status StartEager() ABSL_LOCKS_EXCLUDED(mu_);
 
   // StartEager(), and from now on without the limit of Options::eager_bytes_per_s.
@@ -231,6 +241,10 @@ class SnapshotLoader {
   absl::Status WaitUntil(uint64_t deadline_ns, bool or_error);
   void LoadWhatIsLeft();
   uint64_t MissingPages() const;
+  void StartLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LoadWithoutLease(const absl::Status& why);
+  void LoadBeforeOverwritten();
+  void Note(const std::string& note);
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
@@ -250,7 +264,8 @@ class SnapshotLoader {
   ReadPacer pacer_;
   RamMap map_;
   std::atomic<bool> abandoned_{false};
-  std::unique_ptr<TouchRecord> record_;  // nullptr: nothing is recorded. Constant after Create()
+  std::atomic<bool> lease_started_{false};  // or never will be; set under mu_
+  std::unique_ptr<TouchRecord> record_;     // nullptr: nothing is recorded. Constant after Create()
 
   // Attach() is serialized, and what it adds is never taken away before the end.
   mutable absl::Mutex mu_;
@@ -270,6 +285,8 @@ class SnapshotLoader {
   std::unique_ptr<WorkingSetThread> working_set_thread_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<FaultThread> fault_thread_;  // there until Detach()
   std::vector<std::unique_ptr<EagerThread>> eager_threads_ ABSL_GUARDED_BY(mu_);
+  // Its thread may wait for mu_, so it is ended without it.
+  std::unique_ptr<SnapshotLease> lease_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace ramjet

@@ -63,6 +63,7 @@ std::string FormatStats(const StatsContent& content, const LoadStats* stats) {
       {"unread", unread.empty() ? Json() : Json(unread)},
       {"rescued", counted.rescued.load()},
       {"errors", counted.errors()},
+      {"notes", counted.notes()},
   };
   // File names and idstrs are whatever bytes somebody chose.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";

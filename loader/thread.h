@@ -3,6 +3,7 @@
 #define RAMJET_LOADER_THREAD_H_
 
 #include <pthread.h>
+#include <signal.h>
 
 #include <atomic>
 #include <cstddef>
@@ -39,6 +40,9 @@ class Thread {
 
   // Waits for the end. Not from the thread itself.
   void Join();
+
+  // Sends it a signal. Requires that it has not ended, so `run` waits for what this tells it.
+  void Signal(int signal) const { pthread_kill(id_, signal); }
 
   // Processor time it has used. May be called by any thread that does not race with Join().
   uint64_t cpu_ns() const;

@@ -63,7 +63,8 @@ class File {
   absl::Status CheckUnchanged() const { return watch_->Check(fd_, name_); }
 
   // From now on CheckUnchanged() knows a write from times that were only set (FileWatch), where the
-  // system allows it. Without this call, whoever sets the modification time has written to the file.
+  // system allows it. Without this call, whoever sets the modification time has written to the
+  // file.
   void WatchForWrites() const { watch_->Start(fd_); }
 
  private:

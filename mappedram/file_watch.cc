@@ -17,8 +17,8 @@
 //   utimensat()  the modification time is set, IN_ATTRIB is queued
 //
 // So the times can be seen before the event that explains them. Whoever finds new times without an
-// event waits for it a moment, and then says Unavailable. Events are read before the times are: then
-// whatever an event reports is already in the times.
+// event waits for it a moment, and then says Unavailable. Events are read before the times are:
+// then whatever an event reports is already in the times.
 //
 // One case is left out for simplicity. The attributes are set while a write() by another process is
 // under way: its data may be read before IN_MODIFY arrives. That event is found later, though no

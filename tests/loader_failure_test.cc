@@ -215,10 +215,12 @@ class ChangedFile : public ::testing::Test {
     const timespec past[] = {{.tv_sec = 1'000'000, .tv_nsec = 0},
                              {.tv_sec = 1'000'000, .tv_nsec = 0}};
     ASSERT_EQ(utimensat(AT_FDCWD, path_.c_str(), past, 0), 0);
+    writer_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
     loader_ = *SnapshotLoader::Create(*Snapshot::Open(*File::Open(path_)), {});
     ASSERT_TRUE(loader_->Attach(0, memory_.mapping()).ok());
     EXPECT_TRUE(memory_.HoldsPattern(1));
   }
+  void TearDown() override { close(writer_); }
   void ExpectTheRestIsPoisoned() {
     EXPECT_TRUE(IsPoisoned(memory_.data() + 2 * HostPageBytes()));
     ASSERT_TRUE(loader_->Finish().ok());
@@ -227,6 +229,7 @@ class ChangedFile : public ::testing::Test {
     EXPECT_THAT(loader_->stats().errors(), Contains(HasSubstr("block \"ram\", page 2")));
   }
   const std::string path_ = ::testing::TempDir() + "/changed.mr";
+  int writer_ = -1;  // so there is no lease that would make us wait
   GuestMemory memory_{64 * HostPageBytes(), MemoryKind::kPrivate};
   std::unique_ptr<SnapshotLoader> loader_;
 };

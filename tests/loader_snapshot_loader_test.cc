@@ -1,5 +1,6 @@
 // Whole trips through the C++ face, on a real userfaultfd. Numbers in names are of design.md's
 // invariants.
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -346,13 +347,15 @@ TEST_P(SnapshotLoaderTest, Invariant9AFileThatIsCutShortIsNoticed) {
                             .page_size = HostPageBytes(),
                             .nonzero = {{0, 64}}});
   ASSERT_TRUE(WriteSnapshot(content, path).ok());
+  const int fd = open(path.c_str(), O_WRONLY);  // so there is no lease that would make us wait
   GuestMemory memory(64 * HostPageBytes(), GetParam());
   auto loader = SnapshotLoader::Create(*Snapshot::Open(*File::Open(path)), {});
   ASSERT_TRUE(loader.ok()) << loader.status();
   if (!Userfaultfd::Open()->features().poison) GTEST_SKIP() << "this kernel has no UFFDIO_POISON";
   ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok());
   EXPECT_TRUE(memory.HoldsPattern(1));
-  ASSERT_EQ(truncate(path.c_str(), 4096), 0);
+  ASSERT_EQ(ftruncate(fd, 4096), 0);
+  close(fd);
   const absl::Status finished = (*loader)->Finish();
   EXPECT_EQ(finished.code(),
             IsShared(GetParam()) ? absl::StatusCode::kAborted : absl::StatusCode::kOk);

@@ -70,7 +70,7 @@ class Client {
       : path_(path), description_(*Snapshot::Describe(*File::Open(path))) {
     block_ = description_.blocks[0];
     nonzero_ = (*Snapshot::Open(*File::Open(path)))->TakeNonzero(0);
-    fd_ = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     Check(fd_ >= 0, "the snapshot can be opened");
   }
 
@@ -298,9 +298,44 @@ void TouchUnreadableShared(Client& client) {
 
 // As QEMU does when it saves to the path that it was loaded from.
 void CutSnapshotDuringLoad(Client& client) {
+  const int fd = open(client.path().c_str(), O_RDWR | O_CLOEXEC);
   client.MapPrivate();
   client.Load();
-  Check(ftruncate(client.fd(), 0) == 0, "ftruncate");
+  Check(ftruncate(fd, 0) == 0, "ftruncate");
+  client.ExpectContent();
+}
+
+// Until the library has its lease, if it ever has. Its own descriptor is none of our business.
+void AwaitLease(const Client& client) {
+  struct stat info;
+  Check(fstat(client.fd(), &info) == 0, "fstat");
+  char inode[32];
+  std::snprintf(inode, sizeof(inode), ":%lu ", static_cast<unsigned long>(info.st_ino));
+  for (int i = 0; i < 5000; ++i) {
+    std::ifstream locks("/proc/locks");
+    for (std::string line; std::getline(locks, line);) {
+      if (line.find(" LEASE ") != std::string::npos && line.find(inode) != std::string::npos)
+        return;
+    }
+    usleep(1000);
+  }
+}
+
+// What another process does with the snapshot: a shell command, with its name behind.
+void OtherProcessDuringLoad(Client& client, const std::string& command) {
+  client.MapPrivate();
+  client.Load();
+  AwaitLease(client);
+  Check(std::system((command + client.path()).c_str()) == 0, "the other process could do it");
+  client.ExpectContent();
+}
+
+// As rsync and `touch -d` do.
+void TouchSnapshotDuringLoad(Client& client) {
+  client.MapPrivate();
+  client.Load();
+  const timespec times[] = {{.tv_sec = 1000, .tv_nsec = 0}, {.tv_sec = 1000, .tv_nsec = 0}};
+  Check(utimensat(AT_FDCWD, client.path().c_str(), times, 0) == 0, "utimensat");
   client.ExpectContent();
 }
 
@@ -918,6 +953,12 @@ int Main(const std::string& path, const std::string& situation) {
       {"pass_during_load", PassDuringLoad},
       {"pass_before_load", PassBeforeLoad},
       {"cut_snapshot_during_load", CutSnapshotDuringLoad},
+      {"snapshot_overwritten_during_load", [](Client& c) { OtherProcessDuringLoad(c, ": > "); }},
+      {"snapshot_edited_during_load",
+       [](Client& c) {
+         OtherProcessDuringLoad(c, "dd if=/dev/zero bs=4096 count=1 conv=notrunc status=none of=");
+       }},
+      {"snapshot_touched_during_load", TouchSnapshotDuringLoad},
       {"touch_unreadable", TouchUnreadable},
       {"touch_unreadable_shared", TouchUnreadableShared},
       {"second_load", SecondLoad},

@@ -6,6 +6,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -34,6 +35,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 struct Situation {
   const char* name;
@@ -41,7 +43,10 @@ struct Situation {
   // lazily.
   const char* refusal = "";
   bool lazy = *refusal == '\0';  // false without a refusal: nothing is said
+  // What else is said; empty: nothing; nullptr: that does not matter.
+  const char* note = "";
 };
+Situation MayNote(const char* name) { return {.name = name, .note = nullptr}; }
 std::ostream& operator<<(std::ostream& out, const Situation& situation) {
   return out << situation.name;
 }
@@ -100,7 +105,17 @@ TEST_P(PreloadTest, Invariant10EveryByteIsRightAndTheWayIsTold) {
   EXPECT_EQ(stats["errors"].size(), 0u) << stats;
   EXPECT_EQ(stats["complete"], true) << stats;
   if (*GetParam().refusal == '\0') {
-    EXPECT_THAT(said, IsEmpty());
+    const char* const note = GetParam().note;
+    if (note != nullptr && *note == '\0') {
+      EXPECT_THAT(said, IsEmpty());
+      EXPECT_THAT(stats["notes"], IsEmpty()) << stats;
+    } else if (note != nullptr) {
+      EXPECT_THAT(said, StartsWith("ramjet: /"));
+      EXPECT_THAT(said, HasSubstr(std::string("/preload_") + GetParam().name + ".mr: "));
+      EXPECT_THAT(said, HasSubstr(note));
+      EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+      EXPECT_EQ(stats["notes"].size(), 1) << stats;
+    }
     EXPECT_TRUE(stats["fallback"].is_null()) << stats;
     const auto& pages = stats["pages"];
     EXPECT_EQ(pages["eager"].get<int>() + pages["faulted"].get<int>() + pages["zero"].get<int>() +
@@ -116,32 +131,40 @@ TEST_P(PreloadTest, Invariant10EveryByteIsRightAndTheWayIsTold) {
 
 INSTANTIATE_TEST_SUITE_P(
     Situations, PreloadTest,
-    ::testing::Values(Situation{"preadv64"}, Situation{"preadv"}, Situation{"pread64"},
-                      Situation{"pread"}, Situation{"by_threads"}, Situation{"punch_before_load"},
-                      Situation{"discard_private_before_load"}, Situation{"pass_during_load"},
-                      Situation{"pass_before_load", "shared with another process"},
-                      Situation{"cut_snapshot_during_load"}, Situation{"second_load"},
-                      Situation{"second_load_during_first"},
-                      Situation{"into_a_heap", "not one mapping of its own"},
-                      Situation{"private_mapping_of_a_file", "private mapping"},
-                      Situation{"prealloc", "populated already"},
-                      Situation{"mlock", "(prealloc or mlock)"},
-                      Situation{"named_file", "/dev/shm/"},
-                      Situation{"pinning_vfio", "a device that pins guest memory is in use"},
-                      Situation{"pinning_vdpa", "a device that pins guest memory is in use"},
-                      Situation{"pinning_udmabuf", "memory is in use (/dev/udmabuf)"},
-                      Situation{"pinning_rdma", "memory is in use (/dev/infiniband/uverbs0)"},
-                      Situation{"pinning_mshv", "memory is in use (/dev/mshv)"},
-                      Situation{"pinning_nitro", "memory is in use (/dev/nitro_enclaves)"},
-                      Situation{"pinning_sev", "memory is in use (/dev/sev)"},
-                      Situation{"kernel_writes"}, Situation{"without_permission_later"},
-                      Situation{"without_permission", "no permission to serve page faults"},
-                      Situation{"load_again_after_failure"},
-                      Situation{.name = "holds_an_image", .lazy = false},
-                      Situation{"unmap_during_load"},
-                      Situation{"mlock_on_fault", "locked in memory (mlock)"},
-                      Situation{"lazy_by_itself", "turn the capability postcopy-ram off"},
-                      Situation{"lazy_by_itself_early", "turn the capability postcopy-ram off"}),
+    ::testing::Values(
+        Situation{"preadv64"}, Situation{"preadv"}, Situation{"pread64"}, Situation{"pread"},
+        Situation{"by_threads"}, Situation{"punch_before_load"},
+        Situation{"discard_private_before_load"}, Situation{"pass_during_load"},
+        Situation{"pass_before_load", "shared with another process"},
+        Situation{.name = "cut_snapshot_during_load",
+                  .note = "there is no lease on it (somebody has the file open for "
+                          "writing)"},
+        Situation{.name = "snapshot_overwritten_during_load",
+                  .note = "somebody wants to write to it, and waits"},
+        Situation{.name = "snapshot_edited_during_load",
+                  .note = "somebody wants to write to it, and waits"},
+        Situation{"snapshot_touched_during_load"}, Situation{"second_load"},
+        Situation{"second_load_during_first"},
+        Situation{"into_a_heap", "not one mapping of its own"},
+        Situation{"private_mapping_of_a_file", "private mapping"},
+        Situation{"prealloc", "populated already"}, Situation{"mlock", "(prealloc or mlock)"},
+        Situation{"named_file", "/dev/shm/"},
+        Situation{"pinning_vfio", "a device that pins guest memory is in use"},
+        Situation{"pinning_vdpa", "a device that pins guest memory is in use"},
+        Situation{"pinning_udmabuf", "memory is in use (/dev/udmabuf)"},
+        Situation{"pinning_rdma", "memory is in use (/dev/infiniband/uverbs0)"},
+        Situation{"pinning_mshv", "memory is in use (/dev/mshv)"},
+        Situation{"pinning_nitro", "memory is in use (/dev/nitro_enclaves)"},
+        Situation{"pinning_sev", "memory is in use (/dev/sev)"}, Situation{"kernel_writes"},
+        Situation{.name = "without_permission_later",
+                  .note = "there is no lease on it (it takes the file's owner or "
+                          "CAP_LEASE): whoever writes to it before it is loaded ends "
+                          "the VM"},
+        Situation{"without_permission", "no permission to serve page faults"},
+        Situation{"load_again_after_failure"}, Situation{.name = "holds_an_image", .lazy = false},
+        Situation{"unmap_during_load"}, Situation{"mlock_on_fault", "locked in memory (mlock)"},
+        Situation{"lazy_by_itself", "turn the capability postcopy-ram off"},
+        Situation{"lazy_by_itself_early", "turn the capability postcopy-ram off"}),
     [](const auto& param) { return std::string(param.param.name); });
 
 // The number that begins a stream, in bytes that the guest or its peers have chosen, began a
@@ -153,18 +176,18 @@ INSTANTIATE_TEST_SUITE_P(Invariant11, PreloadTest,
 
 // A process that wrote over the snapshot that it was loading from was killed by what it could not
 // read any more, in every way but ftruncate.
-INSTANTIATE_TEST_SUITE_P(
-    WritingOver, PreloadTest,
-    ::testing::Values(Situation{"open"}, Situation{"open64"}, Situation{"open64_2"},
-                      Situation{"openat"}, Situation{"openat64"}, Situation{"creat"},
-                      Situation{"creat64"}, Situation{"fopen"}, Situation{"fopen64"},
-                      Situation{"freopen"}, Situation{"freopen64"}, Situation{"fdopen"},
-                      Situation{"truncate"}, Situation{"truncate64"}, Situation{"ftruncate64"},
-                      Situation{"write"}, Situation{"writev"}, Situation{"pwrite"},
-                      Situation{"pwrite64"}, Situation{"pwritev"}, Situation{"pwritev64"},
-                      Situation{"copy_file_range"}, Situation{"fallocate"},
-                      Situation{"fallocate64"}),
-    [](const auto& param) { return std::string(param.param.name); });
+INSTANTIATE_TEST_SUITE_P(WritingOver, PreloadTest,
+                         ::testing::Values(MayNote("open"), MayNote("open64"), MayNote("open64_2"),
+                                           MayNote("openat"), MayNote("openat64"), MayNote("creat"),
+                                           MayNote("creat64"), MayNote("fopen"), MayNote("fopen64"),
+                                           MayNote("freopen"), MayNote("freopen64"),
+                                           MayNote("fdopen"), MayNote("truncate"),
+                                           MayNote("truncate64"), MayNote("ftruncate64"),
+                                           MayNote("write"), MayNote("writev"), MayNote("pwrite"),
+                                           MayNote("pwrite64"), MayNote("pwritev"),
+                                           MayNote("pwritev64"), MayNote("copy_file_range"),
+                                           MayNote("fallocate"), MayNote("fallocate64")),
+                         [](const auto& param) { return std::string(param.param.name); });
 
 // A program that has nothing to do with snapshots runs as ever, and no statistics pretend that
 // there was a load.

@@ -1,6 +1,7 @@
 // What a guest itself sees of a lazy load: it checks its own memory all the time, while pages
 // arrive, while it is saved again, and while a balloon or free page reporting takes pages away.
 #include <dirent.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/qemu_testing.h"
+#include "tools/fd.h"
 #include "tools/lazy_launch.h"
 
 namespace ramjet {
@@ -170,6 +172,33 @@ TEST_F(QemuGuest, SavedAgainWhileItLoads) {
     ASSERT_TRUE(saved.ok()) << saved;
   }
   const std::unique_ptr<QemuProcess> reloaded = Resume(again);
+  ASSERT_NE(reloaded, nullptr);
+  const absl::Status good = ExpectGoodSums(*reloaded, 2);
+  EXPECT_TRUE(good.ok()) << good;
+  ExpectCompletes(*reloaded);
+}
+
+// `virsh restore F; virsh save DOM F`: libvirtd opens the image with O_TRUNC before QEMU hears of
+// it, and the guest and its image were lost.
+TEST_F(QemuGuest, SavedAgainToTheImageThatItIsLoadedFromAsLibvirtDoes) {
+  const std::string file = scratch_->File("image.mr");
+  std::error_code error;
+  std::filesystem::copy_file(snapshot_, file, error);
+  ASSERT_FALSE(error) << error.message();
+  {
+    const std::unique_ptr<QemuProcess> qemu = Resume(file, {"--eager-rate=1"});
+    ASSERT_NE(qemu, nullptr);
+    const UniqueFd image(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    ASSERT_GE(image.get(), 0);
+    ASSERT_NO_FATAL_FAILURE(ExpectCompletes(*qemu));
+    const absl::Status good = ExpectGoodSums(*qemu, 1);
+    EXPECT_TRUE(good.ok()) << good;
+    EXPECT_TRUE(absl::StrContains(qemu->Stderr(), "somebody wants to write to it"))
+        << qemu->Stderr();
+    const absl::Status saved = SaveMappedRam(*qemu, "file:" + file);
+    ASSERT_TRUE(saved.ok()) << saved;
+  }
+  const std::unique_ptr<QemuProcess> reloaded = Resume(file);
   ASSERT_NE(reloaded, nullptr);
   const absl::Status good = ExpectGoodSums(*reloaded, 2);
   EXPECT_TRUE(good.ok()) << good;

@@ -169,6 +169,7 @@ absl::Status RawOutput::OpenBases(std::vector<File>& files) const {
   for (const std::string& path : options_.in.bases) {
     absl::StatusOr<File> file = File::Open(path);
     if (!file.ok()) return file.status();
+    file->WatchForWrites();
     if (file->size() != total) {
       return InvalidArgumentError(*file, "has ", file->size(), " bytes, but the guest has ", total,
                                   ": it is not its base");

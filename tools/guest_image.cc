@@ -162,6 +162,7 @@ absl::StatusOr<GuestImage> OpenFlat(const GuestImageOptions& options, ImageForma
   for (const std::string& path : paths) {
     absl::StatusOr<File> file = File::Open(path);
     if (!file.ok()) return file.status();
+    file->WatchForWrites();
     layers.push_back(&KeepFile(image, *std::move(file)));
     if (layers.back()->size() != layers.front()->size()) {
       return InvalidArgumentError(*layers.back(), "has ", layers.back()->size(), " bytes, but ",
@@ -222,6 +223,7 @@ absl::StatusOr<GuestImage> OpenCloudHypervisor(const GuestImageOptions& options)
   }
   absl::StatusOr<File> file = File::Open(options.path + "/memory-ranges");
   if (!file.ok()) return file.status();
+  file->WatchForWrites();
   const File& memory = KeepFile(image, *std::move(file));
   uint64_t begin = 0;
   for (const GuestRange& range : *ranges) {
@@ -274,6 +276,7 @@ absl::StatusOr<std::shared_ptr<const Snapshot>> OpenSnapshot(
     const std::string& path, std::optional<uint64_t> stream_offset) {
   absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return file.status();
+  file->WatchForWrites();
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot =
       Snapshot::Open(*std::move(file), stream_offset);
   if (!snapshot.ok()) return NameForeignSnapshot(path, snapshot.status(), stream_offset);

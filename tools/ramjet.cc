@@ -230,8 +230,10 @@ int main(int argc, char** argv) {
   run->add_option("--eager-threads", run_options.eager_threads,
                   "How many threads load ahead (default: 2 to 4, as suits the machine)")
       ->check(CLI::Range(1u, ramjet::SnapshotLoader::kMaxEagerThreads));
-  run->add_option("--eager-rate", run_options.eager_bytes_per_s,
-                  "Load ahead no more than that in a second, e.g. 200MB (default: no limit)")
+  run->add_option(
+         "--eager-rate", run_options.eager_bytes_per_s,
+         "Load ahead no more than that in a second, e.g. 200MB (default: no limit). Ignored "
+         "where there is\nno lease on the snapshot, or somebody waits to write to it")
       ->type_name("BYTES")
       ->transform(CLI::AsSizeValue(false));
   run->add_option("--whole-windows", whole_windows,

@@ -55,6 +55,7 @@ int Print(const Json& object) {
 absl::StatusOr<std::unique_ptr<Snapshot>> OpenSnapshot(const std::string& path) {
   absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return NameForeignSnapshot(path, file.status());
+  file->WatchForWrites();
   absl::StatusOr<std::unique_ptr<Snapshot>> snapshot = Snapshot::Open(*std::move(file));
   if (!snapshot.ok()) return NameForeignSnapshot(path, snapshot.status());
   (*snapshot)->OpenBulk(DirectReads::kAuto);

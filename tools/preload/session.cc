@@ -241,6 +241,7 @@ absl::Status Session::StartLoader() {
                                          .eager_threads = settings_.eager_threads,
                                          .eager_bytes_per_s = settings_.eager_bytes_per_s,
                                          .whole_windows = settings_.whole_windows,
+                                         .note = Say,
                                          .working_set = settings_.working_set,
                                          .checksums = settings_.checksums,
                                          .record = !settings_.record_path.empty(),
