@@ -2,15 +2,19 @@
 // anything is.
 #include <fcntl.h>
 #include <pty.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -21,6 +25,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/qemu_testing.h"
 #include "tests/snapshot_content.h"
+#include "tools/bench/comparison.h"
 #include "tools/bench/kvm_toucher.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/measurement.h"
@@ -30,8 +35,10 @@
 namespace ramjet {
 namespace {
 
+using bench::Figure;
 using bench::Ratio;
 using bench::Run;
+using bench::Verdict;
 using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::Each;
@@ -403,6 +410,289 @@ TEST(Bench, WhatIsNotABenchIsRefusedInOneLine) {
   const CommandResult result = RunBenchCommand({"/no/such/file"});
   EXPECT_EQ(result.exit_status, 1);
   EXPECT_THAT(result.err, HasSubstr("/no/such/file"));
+}
+
+// --- Two builds. ---
+
+// A program that `ramjet bench --against` takes for another build, with `bench-vm` as the load of
+// our own VM.
+std::string WriteBuild(const std::string& name, const std::string& run,
+                       const std::string& bench_vm) {
+  std::string path = testing::TempDir() + "/" + name;
+  std::ofstream(path) << "#!/bin/sh\ncase $1 in\n--version) echo ramjet 0.0.1 ;;\nrun) shift; "
+                      << run << " ;;\nbench-vm) " << bench_vm << " ;;\nesac\n";
+  EXPECT_EQ(chmod(path.c_str(), 0755), 0);
+  return path;
+}
+
+// One whose stalls are all `us` long.
+std::string WriteBuildWithStallsOf(const std::string& name, const std::string& us) {
+  return WriteBuild(
+      name, "exec true",
+      absl::StrCat("echo '{\"contestant\":\"ramjet\",\"stall_us\":{\"count\":9,\"p50\":", us,
+                   ",\"p99\":", us, ",\"max\":", us, "}}'"));
+}
+
+json FigureOf(const json& against, const std::string& name) {
+  for (const json& figure : against["figures"]) {
+    if (figure["figure"] == name) return figure;
+  }
+  return {};
+}
+
+TEST(BenchAgainst, LoadsOfBuildsAlternateInEveryOrder) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const CommandResult result =
+      RunBenchCommand({WriteSmallSnapshot(), "--against", RamjetCommand(), "--rounds", "6",
+                       "--cache", "warm", "--workload", "zipf", "--json"});
+  const json against = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(against.is_object()) << result.out << result.err;
+  EXPECT_EQ(against["schema"], "ramjet.bench-against/1");
+  EXPECT_EQ(against["rounds"], 6);
+  EXPECT_EQ(against["builds"]["other"]["path"], RamjetCommand());
+  EXPECT_THAT(against["builds"]["other"]["version"].get<std::string>(), StartsWith("ramjet "));
+  EXPECT_TRUE(against["failures"].empty()) << against["failures"];
+  std::map<int, std::string> orders;
+  for (const json& run : against["runs"]) {
+    EXPECT_EQ(run["contestant"], "ramjet");
+    ExpectPlausible(run);
+    orders[run["round"]] += run["build"].get<std::string>() + " ";
+  }
+  std::set<std::string> different;
+  for (const auto& [round, order] : orders) different.insert(order);
+  EXPECT_EQ(different.size(), 6u) << against["runs"];
+  ASSERT_EQ(against["figures"].size(), 4u);
+  bool slower = false;
+  for (const json& figure : against["figures"]) {
+    SCOPED_TRACE(figure.dump());
+    EXPECT_EQ(figure["workload"], "zipf");
+    EXPECT_EQ(figure["pairs"], 6);
+    EXPECT_GT(figure["ours"]["median"], 0);
+    EXPECT_LE(figure["to_other"]["min"], figure["to_other"]["lower_quartile"]);
+    EXPECT_LE(figure["to_itself"]["upper_quartile"], figure["to_itself"]["max"]);
+    slower = slower || (figure["judged"] == true && figure["verdict"] == "slower");
+  }
+  EXPECT_EQ(result.exit_status, slower ? 1 : 0) << result.err;
+}
+
+TEST(BenchAgainst, ABuildWithShorterStallsMakesOursSlowerAndTheExitStatusSaysSo) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::vector<std::string> arguments = {WriteSmallSnapshot(),
+                                              "--against",
+                                              WriteBuildWithStallsOf("fast", "0.001"),
+                                              "--rounds",
+                                              "2",
+                                              "--cache",
+                                              "warm",
+                                              "--workload",
+                                              "read-25",
+                                              "--json"};
+  CommandResult result = RunBenchCommand(arguments);
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.err, HasSubstr("slower than the other build: vm, read-25, warm: ramjet, "
+                                    "stall_p50 ("));
+  const json against = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(against.is_object()) << result.out;
+  for (const char* const stall : {"stall_p50", "stall_p99", "stall_max"}) {
+    EXPECT_EQ(FigureOf(against, stall)["verdict"], "slower") << against["figures"];
+  }
+  // Which that build does not tell.
+  EXPECT_EQ(FigureOf(against, "to_workload")["verdict"], "unknown") << against["figures"];
+
+  result = RunBenchCommand({arguments.begin(), arguments.end() - 1});
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.out, HasSubstr("3 are slower, 0 faster, 0 the same"));
+  EXPECT_THAT(result.out, HasSubstr("--workload read-25 --cache warm"));
+}
+
+TEST(BenchAgainst, ABuildWithLongerStallsMakesOursFaster) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const CommandResult result =
+      RunBenchCommand({WriteSmallSnapshot(), "--against", WriteBuildWithStallsOf("slow", "1e12"),
+                       "--rounds", "2", "--cache", "cold", "--workload", "touch-all"});
+  EXPECT_EQ(result.exit_status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("0 are slower, 3 faster, 0 the same"));
+}
+
+// The other one is held up by its settings, far longer than a machine is by anything else.
+TEST(BenchAgainst, InQemuABuildThatLoadsAheadSlowlyMakesOursFaster) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string slow =
+      WriteBuild("slow_ahead",
+                 absl::StrCat("exec ", RamjetCommand(), " run --eager-rate 16M \"$@\""), "exit 1");
+  const CommandResult result =
+      RunBenchCommand({"--against", slow, "--quick", "--workload", "first-work", "--json"});
+  const json against = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(against.is_object()) << result.out << result.err;
+  EXPECT_TRUE(against["failures"].empty()) << against["failures"];
+  EXPECT_EQ(against["runs"].size(), 3u);
+  EXPECT_EQ(FigureOf(against, "to_resident")["verdict"], "faster") << against["figures"];
+  EXPECT_EQ(FigureOf(against, "to_resume")["judged"], false);
+  EXPECT_EQ(FigureOf(against, "to_first_work")["judged"], true);
+}
+
+TEST(BenchAgainst, ABuildThatFailsIsNamedWithItsErrorAndTheOthersAreNotLoadedForNothing) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string broken = WriteBuild("broken", "exec true", "echo 'it broke' >&2; exit 3");
+  const CommandResult result =
+      RunBenchCommand({WriteSmallSnapshot(), "--against", broken, "--rounds", "3", "--cache",
+                       "warm", "--workload", "zipf", "--json"});
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.err, HasSubstr("vm, zipf, warm: ramjet, other: exit status 3: it broke"));
+  const json against = json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(against.is_object()) << result.out;
+  ASSERT_EQ(against["failures"].size(), 1u);
+  EXPECT_EQ(against["failures"][0]["build"], "other");
+  EXPECT_LE(against["runs"].size(), 1u) << "before the other's first turn";
+  EXPECT_TRUE(against["figures"].empty());
+}
+
+TEST(BenchAgainst, ABuildThatIsReplacedMeanwhileEndsTheRounds) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  const std::string path = testing::TempDir() + "/replaced";
+  const std::string replaces_itself =
+      WriteBuild("replaced", "exec true",
+                 absl::StrCat("cp -p ", path, " ", path, ".new; mv ", path, ".new ", path,
+                              "; exec ", RamjetCommand(), " \"$@\""));
+  const CommandResult result =
+      RunBenchCommand({WriteSmallSnapshot(), "--against", replaces_itself, "--rounds", "3",
+                       "--cache", "warm", "--workload", "zipf", "--json"});
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_EQ(result.out, "") << "its only round is of no build";
+  EXPECT_THAT(result.err, HasSubstr("/replaced, or its preload library, was replaced meanwhile"));
+}
+
+TEST(BenchAgainst, WhatIsNoBuildIsRefusedBeforeAnythingIsLoaded) {
+  const auto refusal = [](const std::string& build) {
+    const CommandResult result = RunBenchCommand({"--against", build});
+    EXPECT_EQ(result.exit_status, 1);
+    EXPECT_EQ(result.out, "");
+    return result.err;
+  };
+  EXPECT_THAT(refusal("/bin/true"), HasSubstr("/bin/true is no ramjet"));
+  EXPECT_THAT(refusal(WriteBuild("alone", "echo 'no library' >&2; exit 1", "exit 1")),
+              HasSubstr("alone run: exit status 1: no library"));
+  EXPECT_EQ(RunBenchCommand({"--against", "/no/such/file"}).exit_status, 2);
+  const CommandResult result =
+      RunBenchCommand({"--against", RamjetCommand(), "--contestant", "ramjet,one-page"});
+  EXPECT_EQ(result.exit_status, 2);
+  EXPECT_THAT(result.err, HasSubstr("not one-page"));
+  EXPECT_EQ(RunBenchCommand({"--against", RamjetCommand(), "--scaling"}).exit_status, 2);
+}
+
+TEST(BenchAgainst, CtrlCShowsTheRoundsThatAreComplete) {
+  if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+  BenchAtTerminal run({WriteSmallSnapshot(), "--against", RamjetCommand(), "--rounds", "900",
+                       "--cache", "warm", "--workload", "zipf", "--json"});
+  ASSERT_TRUE(run.Shows("] round 3: vm, zipf, warm: ramjet, ")) << run.screen();
+  run.TypeControlC();
+  EXPECT_EQ(run.ExitStatus(), 130);
+  const json against = json::parse(run.Stdout(), nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(against.is_object()) << run.Stdout();
+  EXPECT_EQ(against["interrupted"], "Ctrl-C");
+  EXPECT_GE(against["rounds"], 2);
+  EXPECT_EQ(against["figures"][0]["pairs"], against["rounds"]);
+}
+
+// Rounds of three loads each, with these values of `column`.
+std::vector<Figure> Compare(const std::string& column, const std::vector<double>& ours,
+                            const std::vector<double>& other, const std::vector<double>& again) {
+  std::vector<Run> runs;
+  for (const auto& [build, values] :
+       {std::pair("ours", ours), std::pair("other", other), std::pair("ours-again", again)}) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      runs.push_back({static_cast<int>(i) + 1,
+                      {"ramjet", "vm", "zipf", "warm", build},
+                      {{"stall_count", 1}, {column, values[i]}}});
+    }
+  }
+  std::vector<Figure> figures = bench::CompareBuilds(runs);
+  std::erase_if(figures, [&](const Figure& figure) { return figure.column != column; });
+  return figures;
+}
+
+Verdict VerdictOf(const std::vector<double>& ours, const std::vector<double>& other,
+                  const std::vector<double>& again) {
+  const std::vector<Figure> figures = Compare("stall_p99", ours, other, again);
+  EXPECT_EQ(figures.size(), 1u);
+  return figures.empty() ? Verdict::kUnknown : figures[0].verdict;
+}
+
+TEST(BenchComparison, IsOfTheRatiosOfEachRoundAndNotOfMedians) {
+  // In each round ours takes 1.25 times as long, though the medians are equal.
+  const std::vector<Figure> figures =
+      Compare("stall_p99", {10, 20, 40, 80, 160}, {8, 16, 32, 64, 128}, {10, 20, 40, 80, 160});
+  ASSERT_EQ(figures.size(), 1u);
+  EXPECT_EQ(figures[0].pairs, 5);
+  EXPECT_NEAR(figures[0].to_other->median, 1.25, 1e-9);
+  EXPECT_NEAR(figures[0].to_itself->high, 1, 1e-9);
+  EXPECT_EQ(figures[0].verdict, Verdict::kSlower);
+  EXPECT_EQ(bench::NothingIsSlower(figures).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(BenchComparison, UpToFivePerCentIsTheSameHoweverSmallTheSpreadIs) {
+  EXPECT_EQ(VerdictOf({105, 105, 105, 105}, {100, 100, 100, 100}, {105, 105, 105, 105}),
+            Verdict::kSame);
+  EXPECT_EQ(VerdictOf({106, 106, 106, 106}, {100, 100, 100, 100}, {106, 106, 106, 106}),
+            Verdict::kSlower);
+  EXPECT_EQ(VerdictOf({100, 100, 100, 100}, {105, 105, 105, 105}, {100, 100, 100, 100}),
+            Verdict::kSame);
+  EXPECT_EQ(VerdictOf({100, 100, 100, 100}, {106, 106, 106, 106}, {100, 100, 100, 100}),
+            Verdict::kFaster);
+}
+
+TEST(BenchComparison, WhatABuildDiffersFromItselfIsTheSame) {
+  // To itself 0.8, 0.9, 1.2, 1.3: the upper quartile is 1.225.
+  const std::vector<double> again = {100 / 0.8, 100 / 0.9, 100 / 1.2, 100 / 1.3};
+  const std::vector<double> ours(4, 100);
+  EXPECT_EQ(VerdictOf(ours, std::vector<double>(4, 100 / 1.22), again), Verdict::kSame);
+  EXPECT_EQ(VerdictOf(ours, std::vector<double>(4, 100 / 1.23), again), Verdict::kSlower);
+  // The lower quartile is 0.875.
+  EXPECT_EQ(VerdictOf(ours, std::vector<double>(4, 100 / 0.88), again), Verdict::kSame);
+  EXPECT_EQ(VerdictOf(ours, std::vector<double>(4, 100 / 0.87), again), Verdict::kFaster);
+}
+
+TEST(BenchComparison, NothingIsSlowerNamesWhatIs) {
+  const std::vector<double> hundred(4, 100);
+  EXPECT_TRUE(bench::NothingIsSlower(Compare("stall_p50", hundred, hundred, hundred)).ok());
+  const absl::Status slower =
+      bench::NothingIsSlower(Compare("stall_p50", hundred, {50, 50, 50, 50}, hundred));
+  EXPECT_EQ(slower.message(),
+            "slower than the other build: vm, zipf, warm: ramjet, stall_p50 (2.00; to itself up to "
+            "1.00)");
+  // For information only.
+  const std::vector<Figure> workload = Compare("to_workload", hundred, {50, 50, 50, 50}, hundred);
+  ASSERT_EQ(workload.size(), 1u);
+  EXPECT_EQ(workload[0].verdict, Verdict::kSlower);
+  EXPECT_TRUE(bench::NothingIsSlower(workload).ok());
+}
+
+TEST(BenchComparison, ARoundCountsIfAllThreeHaveItsFigure) {
+  const std::vector<Figure> figures = Compare("stall_p99", {10, 20, 40}, {10, 20}, {10, 20, 40});
+  ASSERT_EQ(figures.size(), 1u);
+  EXPECT_EQ(figures[0].pairs, 2);
+}
+
+TEST(BenchComparison, WhatOnlyOneBuildCanTellIsUnknownAndNotPassedOver) {
+  const std::vector<Figure> figures = Compare("stall_p99", {10, 20}, {}, {10, 20});
+  ASSERT_EQ(figures.size(), 1u);
+  EXPECT_EQ(figures[0].verdict, Verdict::kUnknown);
+  EXPECT_THAT(std::string(bench::NothingIsSlower(figures).message()),
+              HasSubstr("no round has these of both builds: vm, zipf, warm: ramjet, stall_p99"));
+}
+
+// A guest of the other build that never had to wait has no figures of its stalls.
+TEST(BenchComparison, ALoadWithoutStallsIsComparedToo) {
+  std::vector<bench::Run> runs;
+  for (const char* const build : bench::kBuilds) {
+    bench::Run run = {1, {"ramjet", "vm", "zipf", "warm", build}, {{"stall_count", 0}}};
+    if (build != std::string("other")) run.values = {{"stall_count", 5}, {"stall_p50", 400}};
+    runs.push_back(run);
+  }
+  const std::vector<Figure> figures = bench::CompareBuilds(runs);
+  ASSERT_EQ(figures.size(), 3u);
+  EXPECT_STREQ(figures[0].column, "stall_p50");
+  EXPECT_NEAR(figures[0].to_other->median, 200, 1e-9);
 }
 
 // --- Ratios. ---

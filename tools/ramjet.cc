@@ -93,8 +93,14 @@ constexpr char kBenchFooter[] =
     "take long, so choose with --contestant and --workload. Ctrl-C shows the complete rounds.\n"
     "What the words mean: docs/performance.md.\n"
     "\n"
+    "With --against, each round loads with this build, with the other and with this one again.\n"
+    "Compared are first work and last page in QEMU, and stalls of our VM. This build is slower if\n"
+    "the median of the paired ratios is above 1.05 and above the upper quartile of this build\n"
+    "against itself.\n"
+    "\n"
     "Examples:\n"
     "  ramjet bench --report /tmp/bench\n"
+    "  ramjet bench --against ../before/bazel-bin/tools/ramjet\n"
     "  ramjet bench --cache warm --contestant map-private,ramjet --workload read-25,write-25\n"
     "  ramjet bench vm.mr --json -- qemu-system-x86_64 -accel kvm -m 4G -display none ...";
 
@@ -396,7 +402,17 @@ int main(int argc, char** argv) {
   ramjet::bench::BenchOptions bench_options;
   bool scaling = false;
   bench->add_option("SNAPSHOT", bench_options.snapshot, "What is loaded");
-  bench->add_option("--rounds", bench_options.rounds, "Loads of each kind (default: 5)")
+  CLI::Option* const against =
+      bench
+          ->add_option(
+              "--against", bench_options.against,
+              "Compare this build of ramjet with another one, and with itself; exit status 1\n"
+              "if it is slower in anything")
+          ->type_name("RAMJET")
+          ->check(CLI::ExistingFile);
+  bench
+      ->add_option("--rounds", bench_options.rounds,
+                   "Loads of each kind (default: 5; with --against, 20)")
       ->check(CLI::Range(1, 1000));
   bench
       ->add_option("--cache", bench_options.cache,
@@ -421,15 +437,22 @@ int main(int argc, char** argv) {
       ->type_name("MIB")
       ->check(CLI::Range(uint64_t{8}, uint64_t{65536}));
   CLI::Option* const scaling_flag =
-      bench->add_flag("--scaling,!--no-scaling", scaling,
-                      "Also resume sparse machines of 1 and 64 GiB (default: if QEMU takes part)");
-  bench->add_flag("--json", bench_options.json, "Print one JSON object (schema ramjet.bench/1)");
+      bench
+          ->add_flag("--scaling,!--no-scaling", scaling,
+                     "Also resume sparse machines of 1 and 64 GiB (default: if QEMU takes part)")
+          ->excludes(against);
+  bench->add_flag("--json", bench_options.json,
+                  "Print one JSON object (schema ramjet.bench/1; with --against, "
+                  "ramjet.bench-against/1)");
   bench
       ->add_option("--report", bench_options.report_directory,
                    "Also write a page with pictures there: DIR/index.html")
-      ->type_name("DIR");
-  bench->add_flag("--pictures", bench_options.pictures,
-                  "Have the report's pictures in the JSON object: one more load of each kind");
+      ->type_name("DIR")
+      ->excludes(against);
+  bench
+      ->add_flag("--pictures", bench_options.pictures,
+                 "Have the report's pictures in the JSON object: one more load of each kind")
+      ->excludes(against);
   bench->add_flag("--quick", bench_options.quick, "A try: one round with a small guest, warm");
   bench->footer(kBenchFooter);
 
@@ -500,6 +523,11 @@ int main(int argc, char** argv) {
     }
     if (separator != end && bench->parsed() && bench_options.snapshot.empty()) {
       throw CLI::RequiredError("SNAPSHOT, for there is something behind --,");
+    }
+    for (const std::string& contestant : bench_options.contestants) {
+      if (against->count() > 0 && contestant != "ramjet" && contestant != "ramjet-ws") {
+        throw CLI::ValidationError("--against", "compares ramjet and ramjet-ws, not " + contestant);
+      }
     }
     if (run->parsed() && run_options.command.empty()) {
       throw CLI::RequiredError("-- EMULATOR [ARG...]");

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -15,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
@@ -23,10 +26,12 @@
 #include "absl/time/clock.h"
 #include "tools/bench/bench_guest.h"
 #include "tools/bench/bench_result.h"
+#include "tools/bench/comparison.h"
 #include "tools/bench/conditions.h"
 #include "tools/bench/kvm_toucher.h"
 #include "tools/bench/measurement.h"
 #include "tools/bench/qemu_bench.h"
+#include "tools/bench/ramjet_build.h"
 #include "tools/bench/report.h"
 #include "tools/bench/table.h"
 #include "tools/bench/vm_bench.h"
@@ -57,11 +62,14 @@ bool Chosen(const std::vector<std::string>& among, const std::string& name) {
 }
 
 // What competes with each other, in the order of the first round.
-struct Group {
-  std::string where;
-  std::string workload;
-  std::string cache;
-  std::vector<std::string> contestants;
+using Group = std::vector<Case>;
+
+// A `ramjet` command that loads, and its files. Builds that are compared have one each, with working
+// sets of their own: two records of one guest differ, and that is part of the noise.
+struct Loader {
+  std::string ramjet;                         // path of the command
+  std::string directory;                      // of its files
+  std::unique_ptr<QemuBench> qemu = nullptr;  // null: QEMU takes no part
 };
 
 // "about 12 min left", if the rest goes on as fast.
@@ -91,10 +99,20 @@ class Bench {
     return interrupted_ ? absl::CancelledError("Ctrl-C") : absl::OkStatus();
   }
 
-  int rounds() const { return options_.rounds > 0 ? options_.rounds : options_.quick ? 1 : 5; }
+  int rounds() const {
+    if (options_.rounds > 0) return options_.rounds;
+    return options_.quick ? 1 : compares_builds() ? 20 : 5;
+  }
+  bool compares_builds() const { return !options_.against.empty(); }
+  bool TakesPart(const std::string& contestant) const;
   absl::Status Measure();
+  absl::Status FindBuilds();
+  absl::Status PrepareLoaders();
   absl::Status PlanGroups();
+  void AddGroups(Group group);
   absl::Status Prepare(const Case& of);
+  // The cases of `group` in the order of that round.
+  Group Turns(const Group& group, int round) const;
   absl::Status RunRound(int round);
   absl::StatusOr<WatchedRun> Load(const Case& of, bool picture);
   absl::Status TakePictures();
@@ -103,10 +121,13 @@ class Bench {
   void Show(const std::string& words) { progress_.Show(words); }
   void NoteFailure(int round, const Case& of, const absl::Status& why);
   bool HasFailed(const Case& of) const;
+  // Whether a build has failed at it, which leaves nothing to compare.
+  bool IsOver(const Group& group) const;
 
   // Makes what has been found so far what is shown if nothing more comes.
   void Publish();
-  // Once: shows what was published. FailedPrecondition: no round is complete.
+  // Once: shows what was published. FailedPrecondition: no round is complete, or our build is
+  // slower than the other.
   absl::Status Print(const std::string& interrupted);
 
   const BenchOptions& options_;
@@ -116,7 +137,7 @@ class Bench {
   std::atomic<bool> interrupted_{false};
   // The measuring thread's own.
   BenchGuest guest_;
-  std::unique_ptr<QemuBench> qemu_;  // null: QEMU takes no part
+  std::map<std::string, Loader> loaders_;  // by Case::build
   std::vector<Group> groups_;
   absl::Time first_load_;
   size_t done_ = 0;
@@ -169,50 +190,71 @@ VmBenchOptions Bench::VmOptions(const Case& of) const {
   VmBenchOptions options = {
       .snapshot = guest_.snapshot, .of = of, .vcpus = options_.vcpus, .vcpu = options_.vcpu};
   if (of.contestant == "ramjet-ws") {
-    options.working_set = scratch_->File(of.workload + ".ws");
+    options.working_set = absl::StrCat(loaders_.at(of.build).directory, "/", of.workload, ".ws");
   }
   return options;
 }
 
 absl::Status Bench::Prepare(const Case& of) {
   Show(absl::StrCat("preparing ", of.ToString()));
-  if (of.where == "qemu") return qemu_->Prepare(of.contestant);
+  const Loader& loader = loaders_.at(of.build);
+  if (of.where == "qemu") return loader.qemu->Prepare(of.contestant);
   if (of.contestant != "ramjet-ws") return absl::OkStatus();
   VmBenchOptions options = VmOptions(of);
   std::swap(options.record, options.working_set);
-  return RunVm(ramjet_, options).status();
+  return RunVm(loader.ramjet, options).status();
 }
 
-absl::Status Bench::PlanGroups() {
+bool Bench::TakesPart(const std::string& contestant) const {
+  // What serves a figure of ramjet's goes with it.
+  const bool serves =
+      contestant == "ramjet-demand" || contestant == "ramjet-pages" || contestant == "fault-loop";
+  const std::string served = serves ? "ramjet" : contestant;
+  if (compares_builds() && !absl::StartsWith(contestant, "ramjet")) return false;
+  // A comparison of builds takes long; who wants working sets in it names them.
+  if (compares_builds() && options_.contestants.empty()) return served == "ramjet";
+  return Chosen(options_.contestants, served);
+}
+
+// Prepares each case, and leaves out those that cannot be.
+void Bench::AddGroups(Group group) {
   std::vector<std::string> caches = {"warm", "cold"};
   if (options_.cache == "warm" || (options_.cache.empty() && options_.quick)) caches = {"warm"};
   if (options_.cache == "cold") caches = {"cold"};
+  std::erase_if(group, [&](Case& of) {
+    const absl::Status prepared = Prepare(of);
+    if (prepared.ok()) return false;
+    for (const std::string& cache : caches) {
+      of.cache = cache;
+      NoteFailure(0, of, prepared);
+    }
+    return true;
+  });
+  if (group.empty() || (compares_builds() && group.size() < std::size(kBuilds))) return;
+  for (const std::string& cache : caches) {
+    for (Case& of : group) of.cache = cache;
+    groups_.push_back(group);
+  }
+}
+
+absl::Status Bench::PlanGroups() {
   const auto add = [&](const char* where, const std::string& workload,
                        const std::vector<std::string>& contestants) {
     if (!Chosen(options_.workloads, workload)) return;
-    Group group = {.where = where, .workload = workload, .cache = "", .contestants = {}};
+    Group group;
     for (const std::string& contestant : contestants) {
-      // What serves a figure of ramjet's goes with it.
-      const bool serves = contestant == "ramjet-demand" || contestant == "ramjet-pages" ||
-                          contestant == "fault-loop";
-      if (!Chosen(options_.contestants, serves ? "ramjet" : contestant)) continue;
-      const absl::Status prepared = Prepare({contestant, where, workload, "warm"});
-      if (prepared.ok()) {
-        group.contestants.push_back(contestant);
-        continue;
+      if (!TakesPart(contestant)) continue;
+      if (compares_builds()) group.clear();
+      for (const auto& [build, loader] : loaders_) {
+        group.push_back({contestant, where, workload, "warm", build});
       }
-      for (const std::string& cache : caches) {
-        NoteFailure(0, {contestant, where, workload, cache}, prepared);
-      }
+      if (compares_builds()) AddGroups(group);
     }
-    for (const std::string& cache : caches) {
-      group.cache = cache;
-      if (!group.contestants.empty()) groups_.push_back(group);
-    }
+    if (!compares_builds()) AddGroups(group);
   };
-  if (qemu_ != nullptr) add("qemu", "first-work", kQemuContestants);
+  if (loaders_.begin()->second.qemu != nullptr) add("qemu", "first-work", kQemuContestants);
   for (const std::string& workload : kVmWorkloads) add("vm", workload, kVmContestants);
-  add("vm", "idle", {"full-read", "one-page", "ramjet"});
+  if (!compares_builds()) add("vm", "idle", {"full-read", "one-page", "ramjet"});
   add("vm", "faults", {"ramjet", "ramjet-demand", "ramjet-pages", "fault-loop"});
   if (!groups_.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -223,21 +265,34 @@ absl::Status Bench::PlanGroups() {
 absl::StatusOr<WatchedRun> Bench::Load(const Case& of, bool picture) {
   VmBenchOptions options = VmOptions(of);
   options.picture = picture;
-  return of.where == "qemu" ? qemu_->Time(of, picture) : RunVm(ramjet_, options);
+  const Loader& loader = loaders_.at(of.build);
+  return of.where == "qemu" ? loader.qemu->Time(of, picture) : RunVm(loader.ramjet, options);
+}
+
+bool Bench::IsOver(const Group& group) const {
+  return compares_builds() &&
+         std::any_of(group.begin(), group.end(), [&](const Case& of) { return HasFailed(of); });
+}
+
+Group Bench::Turns(const Group& group, int round) const {
+  Group turns = group;
+  const size_t before = static_cast<size_t>(round) - 1;
+  // Another one comes first in each round.
+  std::rotate(turns.begin(), turns.begin() + static_cast<ptrdiff_t>(before % turns.size()),
+              turns.end());
+  // Six rounds have all orders of three builds, so that none always comes behind the same one.
+  if (compares_builds() && before / turns.size() % 2 == 1) std::reverse(turns.begin(), turns.end());
+  return turns;
 }
 
 absl::Status Bench::RunRound(int round) {
   size_t cases = 0;
-  for (const Group& group : groups_) cases += group.contestants.size();
+  for (const Group& group : groups_) cases += group.size();
   const size_t loads = cases * static_cast<size_t>(rounds());
   for (const Group& group : groups_) {
-    const size_t count = group.contestants.size();
-    for (size_t i = 0; i < count; ++i) {
-      // Another one comes first in each round.
-      const Case of = {group.contestants[(i + static_cast<size_t>(round) - 1) % count], group.where,
-                       group.workload, group.cache};
+    for (const Case& of : Turns(group, round)) {
       const size_t done = done_++;
-      if (HasFailed(of)) continue;
+      if (HasFailed(of) || IsOver(group)) continue;
       absl::Status interrupted = Interrupted();
       if (!interrupted.ok()) return interrupted;
       Show(absl::StrCat("[", done_, " of ", loads, "] round ", round, ": ", of.ToString(),
@@ -258,9 +313,16 @@ absl::Status Bench::RunRound(int round) {
   }
   absl::Status interrupted = Interrupted();
   if (!interrupted.ok()) return interrupted;
-  Show(absl::StrCat("round ", round, ": the machine's limits"));
-  absl::Status measured = result_.limits.Measure(guest_.snapshot);
-  if (!measured.ok()) return measured;
+  if (result_.builds) {
+    for (const RamjetBuild* const build : {&result_.builds->ours, &result_.builds->other}) {
+      absl::Status unchanged = build->IsUnchanged();
+      if (!unchanged.ok()) return unchanged;
+    }
+  } else {
+    Show(absl::StrCat("round ", round, ": the machine's limits"));
+    absl::Status measured = result_.limits.Measure(guest_.snapshot);
+    if (!measured.ok()) return measured;
+  }
   result_.rounds = round;
   Publish();
   return absl::OkStatus();
@@ -268,10 +330,8 @@ absl::Status Bench::RunRound(int round) {
 
 absl::Status Bench::TakePictures() {
   for (const Group& group : groups_) {
-    if (group.workload == "idle" || group.workload == "faults") continue;
-    for (const std::string& contestant : group.contestants) {
-      if (contestant == "floor") continue;
-      const Case of = {contestant, group.where, group.workload, group.cache};
+    for (const Case& of : group) {
+      if (of.workload == "idle" || of.workload == "faults" || of.contestant == "floor") continue;
       if (HasFailed(of)) continue;
       absl::Status interrupted = Interrupted();
       if (!interrupted.ok()) return interrupted;
@@ -294,8 +354,8 @@ absl::Status Bench::TakePictures() {
 }
 
 absl::Status Bench::MeasureScaling() {
-  const bool wanted = options_.scaling.value_or(qemu_ != nullptr && !options_.quick &&
-                                                Chosen(options_.contestants, "ramjet"));
+  const bool wanted = options_.scaling.value_or(guest_.qemu && !options_.quick &&
+                                                !compares_builds() && TakesPart("ramjet"));
   if (!wanted) return absl::OkStatus();
   const absl::StatusOr<std::string> version = QemuVersion();
   if (!version.ok()) return version.status();
@@ -326,12 +386,46 @@ absl::Status Bench::MeasureScaling() {
   return absl::OkStatus();
 }
 
+absl::Status Bench::FindBuilds() {
+  const absl::StatusOr<RamjetBuild> ours = RamjetBuild::Find(ramjet_);
+  if (!ours.ok()) return ours.status();
+  const absl::StatusOr<RamjetBuild> other = RamjetBuild::Find(options_.against);
+  if (!other.ok()) return other.status();
+  result_.builds = {*ours, *other};
+  return absl::OkStatus();
+}
+
+absl::Status Bench::PrepareLoaders() {
+  if (compares_builds()) {
+    for (const std::string build : kBuilds) {
+      const std::string directory = scratch_->File(build);
+      if (mkdir(directory.c_str(), 0700) != 0) return absl::ErrnoToStatus(errno, directory);
+      loaders_[build] = {.ramjet = build == "other" ? result_.builds->other.path : ramjet_,
+                         .directory = directory};
+    }
+  } else {
+    loaders_[""] = {.ramjet = ramjet_, .directory = scratch_->path()};
+  }
+  if (!guest_.qemu) {
+    Complain("no QEMU arguments behind --, so only the benchmark's own VM takes part");
+    return absl::OkStatus();
+  }
+  for (auto& [build, loader] : loaders_) {
+    loader.qemu = std::make_unique<QemuBench>(*guest_.qemu, loader.directory, loader.ramjet);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Bench::Measure() {
   const bool kvm = options_.vcpu == "kvm";
   const absl::Status possible = kvm ? KvmIsHere() : absl::OkStatus();
   if (!possible.ok()) {
     return absl::FailedPreconditionError(
         absl::StrCat("--vcpu kvm: ", possible.message(), "; --vcpu thread needs no KVM"));
+  }
+  if (compares_builds()) {
+    absl::Status found = FindBuilds();
+    if (!found.ok()) return found;
   }
   result_.started = absl::Now();
   result_.planned_rounds = rounds();
@@ -344,12 +438,8 @@ absl::Status Bench::Measure() {
   result_.machine["vcpu"] = options_.vcpu;
   const std::string doubts = kvm ? DoubtsAboutKvm() : "";
   result_.machine["vcpu_note"] = doubts.empty() ? json() : json(doubts);
-  if (guest_.qemu) {
-    qemu_ = std::make_unique<QemuBench>(*guest_.qemu, scratch_->path(), ramjet_);
-  } else {
-    Complain("no QEMU arguments behind --, so only the benchmark's own VM takes part");
-  }
-  absl::Status status = PlanGroups();
+  absl::Status status = PrepareLoaders();
+  if (status.ok()) status = PlanGroups();
   if (!status.ok()) return status;
   rounds_begun_ = true;
   first_load_ = absl::Now();
@@ -390,9 +480,12 @@ absl::Status Bench::Print(const std::string& interrupted) {
   const std::string text =
       ToJson(complete_).dump(2, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
   const json bench = json::parse(text);
-  const std::string words = options_.json ? text + "\n" : BenchTable(bench, Compare(complete_));
+  const std::string words = options_.json       ? text + "\n"
+                            : compares_builds() ? AgainstTable(bench)
+                                                : BenchTable(bench, Compare(complete_));
   std::fputs(words.c_str(), stdout);
   std::fflush(stdout);
+  if (compares_builds()) return NothingIsSlower(Figures(complete_));
   if (options_.report_directory.empty()) return absl::OkStatus();
   return WriteReport(bench, options_.report_directory);
 }

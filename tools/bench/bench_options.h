@@ -12,7 +12,8 @@ namespace ramjet::bench {
 struct BenchOptions {
   std::string snapshot;                   // empty: a test guest is booted and saved
   std::vector<std::string> qemu_command;  // arguments, or emulator and arguments, for `snapshot`
-  int rounds = 0;                         // 0: 5, quick 1
+  std::string against = {};               // another ramjet; empty: no builds are compared
+  int rounds = 0;                         // 0: 5, with `against` 20, quick 1
   std::string cache;                      // "warm", "cold", "both"; empty: both, quick warm
   std::vector<std::string> contestants;   // empty: all
   std::vector<std::string> workloads;     // empty: all

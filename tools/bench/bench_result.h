@@ -9,9 +9,11 @@
 
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
+#include "tools/bench/comparison.h"
 #include "tools/bench/conditions.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/measurement.h"
+#include "tools/bench/ramjet_build.h"
 
 namespace ramjet::bench {
 
@@ -20,6 +22,12 @@ struct Failure {
   int round = 0;  // 0: in the preparation
   Case of;
   std::string why;  // one line
+};
+
+// Of `ramjet bench --against`.
+struct ComparedBuilds {
+  RamjetBuild ours;
+  RamjetBuild other;
 };
 
 struct BenchResult {
@@ -35,12 +43,16 @@ struct BenchResult {
   SparseResumes sparse_1_gib;
   SparseResumes sparse_64_gib;
   std::optional<nlohmann::json> pictures;  // nullopt: not wanted
+  std::optional<ComparedBuilds> builds;    // nullopt: builds are not compared
 };
 
 // Of those who have not failed, for only they did as much as the others.
 Summary Compare(const BenchResult& result);
 
-// An object of schema ramjet.bench/1.
+// REQUIRES: builds. Leaves out the cases in which a build has failed.
+std::vector<Figure> Figures(const BenchResult& result);
+
+// An object of schema ramjet.bench/1; if builds are compared, of ramjet.bench-against/1.
 nlohmann::json ToJson(const BenchResult& result);
 
 }  // namespace ramjet::bench

@@ -40,6 +40,7 @@ json ToJson(const Run& run) {
                  {"where", run.of.where},
                  {"workload", run.of.workload},
                  {"cache", run.of.cache}};
+  if (!run.of.build.empty()) object["build"] = run.of.build;
   for (const Column& column : kColumns) {
     const auto value = run.values.find(column.name);
     json& place = column.group != nullptr ? object[column.group][column.key] : object[column.key];

@@ -34,9 +34,11 @@ struct Case {
   std::string where;       // "qemu", "vm"
   std::string workload;    // "first-work", "touch-all", ...
   std::string cache;       // "warm", "cold"
+  std::string build = {};  // of comparison.h's kBuilds; empty: builds are not compared
 
   std::string ToString() const {
-    return where + ", " + workload + ", " + cache + ": " + contestant;
+    return where + ", " + workload + ", " + cache + ": " + contestant +
+           (build.empty() ? "" : ", " + build);
   }
   friend auto operator<=>(const Case&, const Case&) = default;
 };

@@ -267,8 +267,12 @@ absl::StatusOr<WatchedRun> RunVm(const std::string& ramjet, const VmBenchOptions
         absl::StrCat("exit status ", command->exit_status, ": ", command->err));
   }
   const json line = json::parse(command->out, nullptr, /*allow_exceptions=*/false);
+  if (line.is_discarded()) {
+    return absl::InternalError(absl::StrCat("it printed no JSON object: ", command->out));
+  }
   absl::StatusOr<Run> run = RunFromJson(line);
   if (!run.ok()) return run.status();
+  run->of = options.of;
   return WatchedRun{*std::move(run), line.value("picture", json())};
 }
 
