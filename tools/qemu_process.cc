@@ -34,6 +34,14 @@ absl::StatusOr<SocketPair> MakeSocketPair() {
   return SocketPair{UniqueFd(fds[0]), UniqueFd(fds[1])};
 }
 
+// A guest whose serial line is full waits, or drops what it says. A socket counts hundreds of bytes
+// for each byte that is sent alone.
+void MakeRoom(int socket) {
+  const int bytes = 16 << 20;
+  if (setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) == 0) return;
+  setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));  // as much as we may
+}
+
 void Append(std::vector<std::string>& to, std::vector<std::string> words) {
   for (std::string& word : words) to.push_back(std::move(word));
 }
@@ -45,6 +53,7 @@ absl::StatusOr<std::unique_ptr<QemuProcess>> QemuProcess::Start(const QemuOption
   if (!monitor.ok()) return monitor.status();
   absl::StatusOr<SocketPair> serial = MakeSocketPair();
   if (!serial.ok()) return serial.status();
+  MakeRoom(serial->theirs.get());
 
   std::vector<std::string> argv = options.launcher;
   argv.push_back(options.emulator);
