@@ -1,6 +1,7 @@
 #include "tests/qemu_testing.h"
 
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -70,6 +71,12 @@ absl::Status ExpectGoodSums(const QemuProcess& qemu, int times) {
   return reached;
 }
 
+absl::Status WaitForPause(QemuProcess& qemu) {
+  const absl::StatusOr<QmpEvent> paused = qemu.WaitForEvent("GUEST_PANICKED", Soon());
+  if (!paused.ok()) return paused.status();
+  return qemu.WaitForEvent("STOP", Soon()).status();
+}
+
 bool Eventually(const QemuProcess& qemu, absl::FunctionRef<bool()> condition) {
   const absl::Time deadline = Soon();
   while (!condition()) {
@@ -80,6 +87,17 @@ bool Eventually(const QemuProcess& qemu, absl::FunctionRef<bool()> condition) {
     if (!next.ok()) return false;
   }
   return true;
+}
+
+bool IsLoading(const QemuProcess& qemu, const std::string& stats_path) {
+  bool has_userfaultfd = false;
+  std::error_code error;
+  for (const auto& fd :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", qemu.pid(), "/fd"), error)) {
+    const std::string target = std::filesystem::read_symlink(fd.path(), error).string();
+    has_userfaultfd = has_userfaultfd || target == "anon_inode:[userfaultfd]";
+  }
+  return has_userfaultfd && !std::filesystem::exists(stats_path, error);
 }
 
 nlohmann::json BlockStats(const nlohmann::json& stats, const std::string& idstr) {

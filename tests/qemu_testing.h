@@ -64,8 +64,15 @@ absl::StatusOr<std::unique_ptr<QemuProcess>> StartTarget(const TargetOptions& op
 // never a wrong one since it is with us.
 absl::Status ExpectGoodSums(const QemuProcess& qemu, int times);
 
+// Until a guest with `pauses` has paused its machine.
+absl::Status WaitForPause(QemuProcess& qemu);
+
 // True once `condition` is, looked at after every tick of the guest; false after kPatience.
 bool Eventually(const QemuProcess& qemu, absl::FunctionRef<bool()> condition);
+
+// Whether ramjet still loads in that QEMU: its userfaultfd is open, and the statistics of a complete
+// load have not been written.
+bool IsLoading(const QemuProcess& qemu, const std::string& stats_path);
 
 // The statistics' entry of a block; null if there is none.
 nlohmann::json BlockStats(const nlohmann::json& stats, const std::string& idstr);

@@ -30,6 +30,11 @@ mount -t tmpfs -o size=95% fill /fill
 mount -t tmpfs -o size=95% churn /churn
 for module in $modules; do insmod /modules/$module; done
 mkfifo /timer
+pause() {
+  case " $pauses " in
+    *" $1 "*) devmem 0x$(awk '$2 == "1b360011" { print $4 }' /proc/bus/pci/devices) 8 1 ;;
+  esac
+}
 n=0
 while [ $((n * 8)) -lt $fill_mib ]; do
   dd if=/dev/urandom of=/fill/$n bs=1M count=8 2>/dev/null
@@ -42,14 +47,18 @@ echo READY
   while :; do
     round=$((round + 1))
     if crc32 /fill/* | cmp -s - /sums; then echo "sum $round OK"; else echo "sum $round CORRUPT"; fi
+    pause $round
   done
 ) &
 [ $churn_mib = 0 ] || (
+  round=0
   while :; do
+    round=$((round + 1))
     dd if=/dev/urandom of=/churn/file bs=1M count=$churn_mib 2>/dev/null
     first=$(crc32 </churn/file)
     [ "$(crc32 </churn/file)" = "$first" ] || echo "sum churn CORRUPT"
     rm /churn/file
+    pause freed$round
     sleep 3
   done
 ) &
@@ -181,20 +190,27 @@ std::vector<std::string> MachineArgs(const GuestOptions& options) {
   std::vector<std::string> args = {"-accel",        options.accel, "-machine",
                                    options.machine, "-m",          absl::StrCat(options.memory_mib),
                                    "-display",      "none",        "-nodefaults"};
+  if (!options.pauses.empty()) {
+    args.insert(args.end(), {"-device", "pvpanic-pci", "-action", "panic=pause"});
+  }
   args.insert(args.end(), options.devices.begin(), options.devices.end());
   return args;
+}
+
+std::vector<std::string> KernelArgs(const GuestOptions& options, const std::string& kernel,
+                                    const std::string& initramfs) {
+  // What the kernel does not know becomes environment of init.
+  const std::string append =
+      absl::StrCat("console=ttyS0 panic=-1 quiet fill_mib=", options.fill_mib,
+                   " churn_mib=", options.churn_mib, " pauses=\"", options.pauses, "\"");
+  return {"-kernel", kernel, "-initrd", initramfs, "-append", append};
 }
 
 std::vector<std::string> BootArgs(const GuestOptions& options, const std::string& kernel,
                                   const std::string& initramfs) {
   std::vector<std::string> args = MachineArgs(options);
-  // What the kernel does not know becomes environment of init.
-  const std::string append = absl::StrCat(
-      "console=ttyS0 panic=-1 quiet fill_mib=", options.fill_mib, " churn_mib=", options.churn_mib);
-  for (const std::string& word : {std::string("-kernel"), kernel, std::string("-initrd"), initramfs,
-                                  std::string("-append"), append}) {
-    args.push_back(word);
-  }
+  const std::vector<std::string> boot = KernelArgs(options, kernel, initramfs);
+  args.insert(args.end(), boot.begin(), boot.end());
   return args;
 }
 

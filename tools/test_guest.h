@@ -5,6 +5,8 @@
 //   - reads the whole tmpfs again and prints `sum N OK` or `sum N CORRUPT`;
 //   - if asked to, fills and frees some more memory, so that a balloon or free page reporting has
 //     something to take.
+// At moments of your choice it pauses its machine by itself, so that it can be saved, or compared,
+// exactly there.
 #ifndef RAMJET_TOOLS_TEST_GUEST_H_
 #define RAMJET_TOOLS_TEST_GUEST_H_
 
@@ -38,12 +40,19 @@ struct GuestOptions {
   uint64_t memory_mib = 1024;
   uint64_t fill_mib = 424;
   uint64_t churn_mib = 0;
+  // Words: "3" pauses the machine once the third checksum has been compared, "freed3" once the
+  // churned memory has been freed three times. QEMU then emits GUEST_PANICKED and STOP, and `cont`
+  // makes the guest go on.
+  std::string pauses;
   std::vector<std::string> devices;  // further arguments that both sides of a migration need
 };
 
 // What a machine that loads this guest's snapshot is started with.
 std::vector<std::string> MachineArgs(const GuestOptions& options);
-// MachineArgs() and what boots the guest.
+// What boots the guest.
+std::vector<std::string> KernelArgs(const GuestOptions& options, const std::string& kernel,
+                                    const std::string& initramfs);
+// Both.
 std::vector<std::string> BootArgs(const GuestOptions& options, const std::string& kernel,
                                   const std::string& initramfs);
 
