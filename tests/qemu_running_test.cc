@@ -1,0 +1,216 @@
+// What happens to a running VM while it is being loaded: it is reset, a balloon and free page
+// reporting take pages away, its process is stopped and continued.
+//
+// QEMU counts the guest's instructions instead of time, so the guest does the same, to the
+// instruction, after either load; and it pauses its machine by itself. So not only the pages that
+// neither run has written or discarded have to be equal then: all of memory has.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "tests/qemu_testing.h"
+#include "tools/lazy_launch.h"
+
+namespace ramjet {
+namespace {
+
+using nlohmann::json;
+
+constexpr uint64_t kMemoryMib = 192;  // the guest's kernel reports none if it has little free
+constexpr uint64_t kPageSize = 4096;
+
+// What is wrong with what the guest has said; empty if its sums were right, and there were some.
+std::string WrongSums(const QemuProcess& qemu) {
+  int good = 0;
+  for (const SerialConsole::Line& line : qemu.serial().Lines()) {
+    if (IsSumCorrupt(line.text)) return line.text;
+    if (IsSumOk(line.text)) ++good;
+  }
+  return good > 0 ? "" : "no sums";
+}
+
+// Goes on until the guest pauses again.
+void Continue(QemuProcess& qemu) {
+  const auto continued = qemu.Execute("cont");
+  ASSERT_TRUE(continued.ok()) << continued.status();
+  const absl::Status paused = WaitForPause(qemu);
+  ASSERT_TRUE(paused.ok()) << paused << qemu.Stderr();
+}
+
+class QemuRunning : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    if (!WhyNoQemu().empty()) return;
+    const absl::StatusOr<std::vector<std::string>> modules = FindBalloonModules();
+    if (!modules.ok()) {
+      why_not_ = std::string{modules.status().message()};
+      return;
+    }
+    absl::StatusOr<std::unique_ptr<ScratchDir>> scratch = ScratchDir::Create();
+    ASSERT_TRUE(scratch.ok()) << scratch.status();
+    scratch_ = *std::move(scratch);
+    guest_.memory_mib = kMemoryMib;
+    guest_.fill_mib = 8;
+    guest_.churn_mib = 16;
+    guest_.pauses = "freed1 freed2";
+    // Nothing in the machine may depend on the host's time, or be done by another thread.
+    guest_.devices = {
+        "-icount", "shift=5,sleep=off",
+        "-rtc",    "base=2026-01-01,clock=vm",
+        "-seed",   "1",
+        "-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,ioeventfd=off"};
+    const absl::StatusOr<std::unique_ptr<SourceGuest>> source =
+        SourceGuest::Boot(guest_, Initramfs(), *modules);
+    ASSERT_TRUE(source.ok()) << source.status();
+    const absl::Status paused = WaitForPause((*source)->qemu());
+    ASSERT_TRUE(paused.ok()) << paused << (*source)->qemu().Stderr();
+    const absl::Status saved = SaveMappedRam((*source)->qemu(), "file:" + Snapshot());
+    ASSERT_TRUE(saved.ok()) << saved;
+    ready_ = true;
+  }
+
+  static void TearDownTestSuite() { scratch_ = nullptr; }
+
+  void SetUp() override {
+    if (!WhyNoQemu().empty()) GTEST_SKIP() << WhyNoQemu();
+    if (!why_not_.empty()) GTEST_SKIP() << why_not_;
+    ASSERT_TRUE(ready_);
+  }
+
+  static std::string Initramfs() { return scratch_->File("initramfs"); }
+  static std::string Snapshot() { return scratch_->File("guest.mr"); }
+  static std::string StatsPath() { return scratch_->File("stats.json"); }
+
+  // Loads a VM, does `act` while it is paused (and, with us, almost nothing is loaded), and writes
+  // its memory to `ram` when the guest has paused again.
+  static void Run(bool lazy, absl::FunctionRef<void(QemuProcess&)> act, const std::string& ram) {
+    TargetOptions options;
+    options.guest = guest_;
+    if (lazy) {
+      options.stats_path = StatsPath();
+      options.ramjet_flags = {"--eager-rate", "64K"};
+    }
+    // A reset starts from these.
+    options.args = KernelArgs(guest_, *FindGuestKernel(), Initramfs());
+    const absl::StatusOr<std::unique_ptr<QemuProcess>> qemu = StartTarget(options);
+    ASSERT_TRUE(qemu.ok()) << qemu.status();
+    const absl::StatusOr<LoadTimes> loaded = LoadMappedRam(**qemu, "file:" + Snapshot());
+    ASSERT_TRUE(loaded.ok()) << loaded.status() << (*qemu)->Stderr();
+    if (lazy) {
+      ASSERT_TRUE(IsLoading(**qemu, StatsPath())) << (*qemu)->Stderr();
+    }
+
+    ASSERT_NO_FATAL_FAILURE(act(**qemu));
+
+    EXPECT_EQ(WrongSums(**qemu), "");
+    const auto written =
+        (*qemu)->Execute("pmemsave", {{"val", 0}, {"size", kMemoryMib << 20}, {"filename", ram}});
+    ASSERT_TRUE(written.ok()) << written.status() << (*qemu)->Stderr();
+    if (lazy) {
+      const absl::StatusOr<json> stats = WaitForCompleteStats(StatsPath(), Soon());
+      ASSERT_TRUE(stats.ok()) << stats.status() << (*qemu)->Stderr();
+      EXPECT_EQ(BlockStats(*stats, "pc.ram").value("lazy", json()), true) << stats->dump(2);
+      EXPECT_EQ(NumberAt(*stats, "/pages/poisoned"), 0) << stats->dump(2);
+      removed_ = NumberAt(*stats, "/pages/removed");
+      EXPECT_EQ((*qemu)->Stderr(), "");
+    }
+  }
+
+  static void ExpectEqual(absl::FunctionRef<void(QemuProcess&)> act) {
+    const std::string stock = scratch_->File("stock.ram");
+    const std::string lazy = scratch_->File("lazy.ram");
+    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/false, act, stock));
+    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/true, act, lazy));
+
+    std::ifstream stock_file(stock);
+    std::ifstream lazy_file(lazy);
+    std::vector<char> expected(kPageSize);
+    std::vector<char> page(kPageSize);
+    uint64_t differing = 0;
+    uint64_t zero = 0;
+    uint64_t first = 0;
+    for (uint64_t i = 0; i < (kMemoryMib << 20) / kPageSize; ++i) {
+      ASSERT_TRUE(stock_file.read(expected.data(), kPageSize));
+      ASSERT_TRUE(lazy_file.read(page.data(), kPageSize));
+      if (page == expected) continue;
+      if (differing++ == 0) first = i;
+      if (std::all_of(page.begin(), page.end(), [](char c) { return c == 0; })) ++zero;
+    }
+    EXPECT_EQ(differing, 0) << "the first is page " << first << "; " << zero << " are zero";
+  }
+
+  static std::unique_ptr<ScratchDir> scratch_;
+  static GuestOptions guest_;
+  static std::string why_not_;
+  static bool ready_;
+  static double removed_;  // of the last lazy run
+};
+
+std::unique_ptr<ScratchDir> QemuRunning::scratch_;
+GuestOptions QemuRunning::guest_;
+std::string QemuRunning::why_not_;
+bool QemuRunning::ready_ = false;
+double QemuRunning::removed_ = 0;
+
+// The guest was saved when it had freed 16 MiB, which it reports before it frees others. Its pages
+// are read as before, or as zeros: nobody who waits is left behind by the stops.
+TEST_F(QemuRunning, FreePagesReportedAndTheProcessStoppedAndContinued) {
+  ExpectEqual([](QemuProcess& qemu) {
+    ASSERT_TRUE(qemu.Execute("cont").ok());
+    uint64_t tick = 0;
+    for (int i = 0; i < 20; ++i) {
+      const auto next = qemu.serial().WaitForLine(
+          [&](const std::string& line) {
+            const uint64_t now = TickOf(line).value_or(0);
+            if (now <= tick) return false;
+            tick = now;
+            return true;
+          },
+          Soon());
+      ASSERT_TRUE(next.ok()) << next.status();
+      ASSERT_EQ(kill(qemu.pid(), SIGSTOP), 0);
+      siginfo_t stopped = {};
+      ASSERT_EQ(waitid(P_PID, qemu.pid(), &stopped, WSTOPPED), 0);
+      ASSERT_EQ(stopped.si_code, CLD_STOPPED);
+      ASSERT_EQ(kill(qemu.pid(), SIGCONT), 0);
+    }
+    const absl::Status paused = WaitForPause(qemu);
+    ASSERT_TRUE(paused.ok()) << paused << qemu.Stderr();
+  });
+  EXPECT_GT(removed_, 0);
+}
+
+// Asked for before the guest runs: a request in the middle would come at another instruction in each
+// run. tests/qemu_guest_test.cc gives pages back, too.
+TEST_F(QemuRunning, BalloonInflated) {
+  ExpectEqual([](QemuProcess& qemu) {
+    const uint64_t bytes = (kMemoryMib - 48) << 20;
+    ASSERT_TRUE(qemu.Execute("balloon", {{"value", bytes}}).ok());
+    ASSERT_NO_FATAL_FAILURE(Continue(qemu));
+    const auto now = qemu.Execute("query-balloon");
+    ASSERT_TRUE(now.ok()) << now.status();
+    EXPECT_EQ(NumberAt(*now, "/actual"), static_cast<double>(bytes));
+  });
+}
+
+// The guest boots anew, over what is left of the old one's memory.
+TEST_F(QemuRunning, Reset) {
+  ExpectEqual([](QemuProcess& qemu) {
+    ASSERT_TRUE(qemu.Execute("system_reset").ok());
+    ASSERT_TRUE(qemu.WaitForEvent("RESET", Soon()).ok());
+    Continue(qemu);
+  });
+}
+
+}  // namespace
+}  // namespace ramjet
