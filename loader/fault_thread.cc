@@ -274,8 +274,8 @@ void FaultThread::Serve(Fault fault) {
   }
 }
 
-// A lost page is poisoned once its reason has been told. A thread that sleeps on it may die of that,
-// and the process with it.
+// A lost page is poisoned once its reason has been told. A thread that sleeps on it may die of
+// that, and the process with it.
 void FaultThread::GiveUp(Fault fault, RamBlock& block, uint64_t page) {
   if (parts_.stats.told(fault.errors) || MonotonicNs() >= fault.tell_by_ns) {
     const Outcome outcome = parts_.loader.GiveUp(block, page);

@@ -62,8 +62,8 @@ struct BlockMapping {
   void* alias = nullptr;
 };
 
-// What becomes of a page that a thread waits for and the file does not give, for some seconds. Never
-// zeros, never silence.
+// What becomes of a page that a thread waits for and the file does not give, for some seconds.
+// Never zeros, never silence.
 enum class OnUnreadable {
   // Its use is a SIGBUS (in a guest a machine check), and the others keep coming. Where the kernel
   // cannot do that, and in shared memory, where poison would not hold in every mapping: as kStopVm.
@@ -180,8 +180,8 @@ class SnapshotLoader {
   bool complete() const;
 
   // Sleeps until complete() (OK), or `timeout` has passed (DeadlineExceeded), or a page cannot be
-  // had and not be poisoned (Aborted): then its users sleep for ever, and the VM has to be ended; or
-  // Abandon() was called (Cancelled). Pages that the file does not give and nobody waits for are
+  // had and not be poisoned (Aborted): then its users sleep for ever, and the VM has to be ended;
+  // or Abandon() was called (Cancelled). Pages that the file does not give and nobody waits for are
   // tried again and again: then there is no end before the file recovers.
   absl::Status Wait(absl::Duration timeout = absl::InfiniteDuration());
   // The same, but Unavailable at once if there are errors that nobody has taken.

@@ -53,8 +53,9 @@ class Snapshot : public PageSource {
   // for each block.
   PageBitmap TakeNonzero(size_t block);
 
-  // PageSource. Also notices that the file was truncated or overwritten since Open() (being unlinked
-  // or renamed is fine; times: File::WatchForWrites()) and then fails with DataLoss for ever after.
+  // PageSource. Also notices that the file was truncated or overwritten since Open() (being
+  // unlinked or renamed is fine; times: File::WatchForWrites()) and then fails with DataLoss for
+  // ever after.
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override;

@@ -190,8 +190,8 @@ TEST_F(QemuRunning, FreePagesReportedAndTheProcessStoppedAndContinued) {
   EXPECT_GT(removed_, 0);
 }
 
-// Asked for before the guest runs: a request in the middle would come at another instruction in each
-// run. tests/qemu_guest_test.cc gives pages back, too.
+// Asked for before the guest runs: a request in the middle would come at another instruction in
+// each run. tests/qemu_guest_test.cc gives pages back, too.
 TEST_F(QemuRunning, BalloonInflated) {
   ExpectEqual([](QemuProcess& qemu) {
     const uint64_t bytes = (kMemoryMib - 48) << 20;
@@ -203,8 +203,8 @@ TEST_F(QemuRunning, BalloonInflated) {
   });
 }
 
-// The guest boots anew, over what is left of the old one's memory, and finds its sums right. Two boots
-// do not always go the same way, so their memory is not compared.
+// The guest boots anew, over what is left of the old one's memory, and finds its sums right. Two
+// boots do not always go the same way, so their memory is not compared.
 TEST_F(QemuRunning, Reset) {
   const auto reset = [](QemuProcess& qemu) {
     ASSERT_TRUE(qemu.Execute("system_reset").ok());

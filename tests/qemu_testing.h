@@ -70,8 +70,8 @@ absl::Status WaitForPause(QemuProcess& qemu);
 // True once `condition` is, looked at after every tick of the guest; false after kPatience.
 bool Eventually(const QemuProcess& qemu, absl::FunctionRef<bool()> condition);
 
-// Whether ramjet still loads in that QEMU: its userfaultfd is open, and the statistics of a complete
-// load have not been written.
+// Whether ramjet still loads in that QEMU: its userfaultfd is open, and the statistics of a
+// complete load have not been written.
 bool IsLoading(const QemuProcess& qemu, const std::string& stats_path);
 
 // The statistics' entry of a block; null if there is none.

@@ -82,8 +82,8 @@ absl::StatusOr<std::shared_ptr<const Snapshot>> OpenSnapshot(
 
 // Fails if `lowest`, a memory file of Firecracker's below which there is no other, has holes: of a
 // diff they are what its base has there. Nothing in the file tells a diff from a full snapshot some
-// of whose memory is unplugged, or that was copied sparsely, so the caller asks this unless the user
-// has said that it is full. `state` is of the same snapshot; null: it is not at hand.
+// of whose memory is unplugged, or that was copied sparsely, so the caller asks this unless the
+// user has said that it is full. `state` is of the same snapshot; null: it is not at hand.
 absl::Status CheckHasNoHoles(const File& lowest, const FirecrackerState* state);
 
 // The payload of the section of that name; NotFound if there is none.

@@ -64,8 +64,8 @@ bool Chosen(const std::vector<std::string>& among, const std::string& name) {
 // What competes with each other, in the order of the first round.
 using Group = std::vector<Case>;
 
-// A `ramjet` command that loads, and its files. Builds that are compared have one each, with working
-// sets of their own: two records of one guest differ, and that is part of the noise.
+// A `ramjet` command that loads, and its files. Builds that are compared have one each, with
+// working sets of their own: two records of one guest differ, and that is part of the noise.
 struct Loader {
   std::string ramjet;                         // path of the command
   std::string directory;                      // of its files

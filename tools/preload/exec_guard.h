@@ -17,9 +17,9 @@ namespace ramjet {
 
 // Another process that maps our shared memory takes its faults by itself: what we have not loaded
 // yet it would see as zeros. The same is true of the program that this process becomes by an exec:
-// our threads and the userfaultfd do not survive it, the memory behind an inherited descriptor does.
-// So memory that has left is not loaded lazily, and memory that is being loaded is loaded to the
-// end before it leaves.
+// our threads and the userfaultfd do not survive it, the memory behind an inherited descriptor
+// does. So memory that has left is not loaded lazily, and memory that is being loaded is loaded to
+// the end before it leaves.
 //
 // A process that execs may be a forked child, in which none of our threads runs. So all of this
 // lies in memory that the children share. The guard's own thread, in the process that loads, holds

@@ -14,8 +14,9 @@
 namespace ramjet {
 
 // Called as soon as it is known that there is to be a load, so that no old file passes for the new
-// one's. What libvirt asks an emulator (-version, -machine none) loads nothing, and leaves the file.
-// If it cannot be removed, that is said, and the load goes on. Empty: no statistics are wanted.
+// one's. What libvirt asks an emulator (-version, -machine none) loads nothing, and leaves the
+// file. If it cannot be removed, that is said, and the load goes on. Empty: no statistics are
+// wanted.
 inline void RemoveOldStats(const std::string& path) {
   if (path.empty() || unlink(path.c_str()) == 0 || errno == ENOENT) return;
   PrintError(absl::StrCat("the old ", path, " stays, and is not of this run: cannot remove it: ",

@@ -349,8 +349,8 @@ void Session::Run() {
   loader_->Collapse();
 }
 
-// The reasons for what is lost, each once, and the statistics with them: a page is poisoned, of which
-// the guest or QEMU itself may die, only when this has been said.
+// The reasons for what is lost, each once, and the statistics with them: a page is poisoned, of
+// which the guest or QEMU itself may die, only when this has been said.
 void Session::TellErrors() {
   const LoadStats::Untold errors = loader_->TakeUntold();
   const std::string stopped(loader_->stopped_why().message());  // which EndVm() says
