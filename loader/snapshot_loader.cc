@@ -435,18 +435,21 @@ absl::Status SnapshotLoader::WaitUntil(uint64_t deadline_ns, bool or_error) {
 absl::Status SnapshotLoader::Finish() {
   if (abandoned_.load() || complete()) return Wait();
   (void)Hurry();  // where no thread can be had, this one has to do
-  {
-    absl::MutexLock lock(&mu_);
-    if (!uffd_) return Wait();
-    absl::MutexLock count(&finishing_mu_);
-    ++finishing_;
-  }
-  LoadWhatIsLeft();
-  {
-    absl::MutexLock count(&finishing_mu_);
+  if (BeginFinishing()) {
+    LoadWhatIsLeft();
+    absl::MutexLock lock(&finishing_mu_);
     --finishing_;
   }
   return Wait();
+}
+
+// False: the load has ended. Else End() waits until the caller has ended, too.
+bool SnapshotLoader::BeginFinishing() {
+  absl::MutexLock lock(&mu_);
+  if (!uffd_) return false;
+  absl::MutexLock count(&finishing_mu_);
+  ++finishing_;
+  return true;
 }
 
 // Returns when everything is there, or the load has ended in another way. Other threads may have

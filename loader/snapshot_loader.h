@@ -239,6 +239,7 @@ class SnapshotLoader {
   static void MakeInaccessible(const RamBlock& block);
   void StartRecord();
   absl::Status WaitUntil(uint64_t deadline_ns, bool or_error);
+  bool BeginFinishing() ABSL_LOCKS_EXCLUDED(mu_);
   void LoadWhatIsLeft();
   uint64_t MissingPages() const;
   void StartLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

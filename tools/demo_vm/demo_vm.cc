@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -180,17 +181,22 @@ class DemoVm::LazyLoad {
  public:
   static absl::StatusOr<std::unique_ptr<LazyLoad>> Open(const std::string& path,
                                                         uint32_t eager_threads) {
+    std::unique_ptr<LazyLoad> self(new LazyLoad());
     ramjet_options options = RAMJET_OPTIONS_INIT;
     options.eager_threads = eager_threads;
-    ramjet* handle;
-    const absl::Status opened = Result(ramjet_open(path.c_str(), &options, &handle));
+    options.stop_vm = [](void* opaque, const char*) { static_cast<LazyLoad*>(opaque)->Stop(true); };
+    options.opaque = self.get();
+    const absl::Status opened = Result(ramjet_open(path.c_str(), &options, &self->handle_));
     if (!opened.ok()) return opened;
-    return std::unique_ptr<LazyLoad>(new LazyLoad(handle));
+    return self;
   }
 
   // A guest that goes away needs the rest of its memory no more, and ramjet_close() alone would
   // load it. Harmless if the load is complete, or nothing is attached.
   ~LazyLoad() {
+    Stop(false);
+    stopper_.join();
+    if (handle_ == nullptr) return;
     ramjet_abandon(handle_);
     ramjet_close(handle_);
   }
@@ -248,9 +254,10 @@ class DemoVm::LazyLoad {
   absl::Status StartEager() { return Result(ramjet_start_eager(handle_)); }
 
   absl::Status Finish(absl::Duration timeout) {
-    const int64_t timeout_ms =
-        timeout == absl::InfiniteDuration() ? -1 : absl::ToInt64Milliseconds(timeout);
-    absl::Status complete = Result(ramjet_wait(handle_, timeout_ms));
+    // Without a limit the caller cannot go on before all of it is there.
+    absl::Status complete = Result(timeout == absl::InfiniteDuration()
+                                       ? ramjet_finish(handle_)
+                                       : ramjet_wait(handle_, absl::ToInt64Milliseconds(timeout)));
     if (!complete.ok()) return complete;
     return Result(ramjet_detach(handle_));
   }
@@ -276,7 +283,23 @@ class DemoVm::LazyLoad {
   }
 
  private:
-  explicit LazyLoad(ramjet* handle) : handle_(handle) {}
+  enum State { kLoading, kStopped, kEnded };
+
+  LazyLoad() = default;
+
+  // A page of shared memory cannot be had (private memory is poisoned there), or the load ends.
+  // ramjet calls this by a thread of its own, which may call no function of it; so the stopper does.
+  void Stop(bool because_of_a_page) {
+    int loading = kLoading;
+    state_.compare_exchange_strong(loading, because_of_a_page ? kStopped : kEnded);
+    state_.notify_all();
+  }
+
+  // Memory that is abandoned wakes the vCPUs that sleep on its pages, with an error.
+  void AwaitStop() {
+    state_.wait(kLoading);
+    if (state_.load() == kStopped) ramjet_abandon(handle_);
+  }
 
   static int LoadVcpu(void* vcpu, const ramjet_device_state* state) {
     ramjet_device_info info = RAMJET_DEVICE_INFO_INIT;
@@ -290,7 +313,9 @@ class DemoVm::LazyLoad {
     return static_cast<Vcpu*>(vcpu)->SetRegisters(saved.registers).ok() ? 0 : -EIO;
   }
 
-  ramjet* const handle_;
+  ramjet* handle_ = nullptr;  // constant once a block is attached
+  std::atomic<int> state_{kLoading};
+  std::thread stopper_{[this] { AwaitStop(); }};
 };
 
 DemoVm::DemoVm(std::unique_ptr<GuestMemory> memory) : memory_(std::move(memory)) {}
