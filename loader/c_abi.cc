@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "loader/safe_copy.h"
 
 namespace ramjet::c_abi {
 namespace {
@@ -62,6 +63,16 @@ int BadStruct(const char* name) {
 
 int Result(const absl::Status& status) {
   return status.ok() ? 0 : Fail(ErrnoOf(status.code()), std::string(status.message()));
+}
+
+int CheckCopying() {
+  const char from = 0;
+  char to;
+  if (CopySafely(&to, &from, 1) != EPERM) return 0;
+  return Fail(
+      EPERM,
+      "process_vm_writev(2) is denied, and so are pipe2(2), write(2) or read(2), which would "
+      "do instead: the seccomp filter has to allow the one or the others");
 }
 
 absl::Status StatusOf(absl::string_view whose, int returned) {

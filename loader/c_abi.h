@@ -43,6 +43,9 @@ int BadStruct(const char* name);
 // 0, or Fail() with convention 1's number for that kind of failure.
 int Result(const absl::Status& status);
 
+// 0, or Fail(EPERM) if CopySafely() is denied.
+int CheckCopying();
+
 // Of the first version of each struct. What is smaller is no version at all.
 template <typename Struct>
 inline constexpr uint64_t kFirstSize = sizeof(Struct);

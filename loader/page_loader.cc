@@ -41,17 +41,16 @@
 // everybody but the one who has claimed it.
 #include "loader/page_loader.h"
 
-#include <sys/uio.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "loader/run_reader.h"
+#include "loader/safe_copy.h"
 
 namespace ramjet {
 namespace {
@@ -80,27 +79,12 @@ class Backoff {
   int64_t slept_ns_ = 0;
 };
 
-// memcpy() to where the kernel may have no memory to give, which would be a SIGBUS.
-bool WriteSafely(uintptr_t to, const uint8_t* from, uint64_t length) {
-  const iovec local{.iov_base = const_cast<uint8_t*>(from), .iov_len = length};
-  const iovec remote{.iov_base = reinterpret_cast<void*>(to), .iov_len = length};
-  const ssize_t written = process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
-  return written == static_cast<ssize_t>(length);
-}
-
-// memcpy() from a page that is present, but may be poisoned.
-bool ReadSafely(uintptr_t from, absl::Span<uint8_t> to) {
-  const iovec local{.iov_base = to.data(), .iov_len = to.size()};
-  const iovec remote{.iov_base = reinterpret_cast<void*>(from), .iov_len = to.size()};
-  const ssize_t got = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-  return got == static_cast<ssize_t>(to.size());
-}
-
 // Whether the page, which is present, holds `content`.
 bool Holds(const RamBlock& block, uint64_t page, const uint8_t* content) {
   std::array<uint8_t, 4096> piece;  // no system's pages are smaller
   for (uint64_t at = 0; at < block.page_size(); at += piece.size()) {
-    if (!ReadSafely(block.AddrOf(page) + at, absl::MakeSpan(piece))) return false;
+    const uintptr_t from = block.AddrOf(page) + at;
+    if (CopySafely(piece.data(), reinterpret_cast<void*>(from), piece.size()) != 0) return false;
     if (std::memcmp(piece.data(), content + at, piece.size()) != 0) return false;
   }
   return true;
@@ -382,9 +366,9 @@ Installed PageLoader::InstallContent(const RamBlock& block, PageRun run,
                                      const uint8_t* content) const {
   const uint64_t length = block.BytesOf(run.count);
   if (block.memory().alias == 0) return parts_.uffd.Copy(block.AddrOf(run.first), content, length);
-  if (!WriteSafely(block.memory().alias + block.BytesOf(run.first), content, length)) {
-    return {InstallResult::kNoMemory, 0};
-  }
+  const uintptr_t alias = block.memory().alias + block.BytesOf(run.first);
+  const int error = CopySafely(reinterpret_cast<void*>(alias), content, length);
+  if (error != 0) return {error == EPERM ? InstallResult::kRefused : InstallResult::kNoMemory, 0};
   return parts_.uffd.Continue(block.AddrOf(run.first), length);
 }
 

@@ -196,6 +196,9 @@ int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
   if (given->memory > RAMJET_SHARED) {
     return Fail(EINVAL, "memory is neither RAMJET_PRIVATE nor RAMJET_SHARED");
   }
+  if (given->alias != nullptr) {
+    if (const int denied = ramjet::c_abi::CheckCopying(); denied < 0) return denied;
+  }
   return Result(load->loader->Attach(
       *index, {.host = given->host,
                .length = given->length,

@@ -1,7 +1,4 @@
 // The C face's saving of a machine.
-#include <sys/uio.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -13,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "loader/c_abi.h"
+#include "loader/safe_copy.h"
 #include "mappedram/ram_source.h"
 #include "mappedram/snapshot_writer.h"
 #include "mappedram/stream_parts.h"
@@ -21,13 +19,6 @@ namespace ramjet {
 namespace {
 
 constexpr uint64_t kSavePageBytes = 4096;  // QEMU's TARGET_PAGE_SIZE of x86
-
-// memcpy() from memory that may be poisoned, which would be a SIGBUS.
-bool ReadSafely(const uint8_t* from, absl::Span<uint8_t> to) {
-  const iovec local{.iov_base = to.data(), .iov_len = to.size()};
-  const iovec remote{.iov_base = const_cast<uint8_t*>(from), .iov_len = to.size()};
-  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(to.size());
-}
 
 // A block's memory, some of which may be poisoned.
 class SafeMemory : public RamSource {
@@ -38,12 +29,12 @@ class SafeMemory : public RamSource {
     return Extent{offset, limit - offset};
   }
   absl::Status Read(uint64_t offset, absl::Span<uint8_t> buffer) const override {
-    if (ReadSafely(static_cast<const uint8_t*>(block_.host) + offset, buffer)) {
-      return absl::OkStatus();
-    }
+    const auto* const from = static_cast<const uint8_t*>(block_.host) + offset;
+    const int error = CopySafely(buffer.data(), from, buffer.size());
+    if (error == 0) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat("block \"", block_.idstr,
                                                "\" cannot be read between bytes ", offset, " and ",
-                                               offset + buffer.size()));
+                                               offset + buffer.size(), ": ", std::strerror(error)));
   }
 
  private:
@@ -63,6 +54,7 @@ int ramjet_save(const char* path, const ramjet_save_block* blocks, uint64_t bloc
     return Fail(EINVAL, "path, blocks or devices is NULL");
   }
   if (block_count == 0) return Fail(EINVAL, "there is no block to save");
+  if (const int denied = ramjet::c_abi::CheckCopying(); denied < 0) return denied;
   std::deque<ramjet::SafeMemory> memory;
   std::vector<ramjet::NewBlock> new_blocks;
   ramjet::StreamContent content;
