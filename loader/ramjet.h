@@ -70,12 +70,49 @@
  *  9. Needs Linux 4.11 or later and the permission to serve page faults: read and write access to
  *     /dev/userfaultfd (Linux 6.1), or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1.
  *     Unreadable pages can be poisoned since 6.6; transparent huge pages arrive whole since 6.8.
- *     A seccomp filter is to answer what it does not allow with an error (SECCOMP_RET_ERRNO):
- *     without io_uring_setup(2) and cachestat(2) it goes on as on a kernel that has neither, and
- *     without get_mempolicy(2) and mbind(2) on a machine of several NUMA nodes no transparent huge
- *     pages arrive whole.
+ *     A seccomp filter must answer what it denies with an error (SECCOMP_RET_ERRNO EPERM or
+ *     ENOSYS). Convention 10 lists what the library calls.
  *     Sources: Linux Documentation/admin-guide/mm/userfaultfd.rst, userfaultfd(2),
  *     ioctl_userfaultfd(2).
+ * 10. System calls. Every function needs what any threaded program in C needs (mmap, munmap, futex,
+ *     read, write, close, rt_sigprocmask, clone3, ...), and openat, newfstatat, fcntl and pread64
+ *     to read files. Without one of them it fails with a reason; so does a load without
+ *       ioctl      USERFAULTFD_IOC_NEW on /dev/userfaultfd, unless userfaultfd(2) is allowed;
+ *                  UFFDIO_API, _REGISTER, _UNREGISTER, _WAKE, _COPY, _ZEROPAGE; _POISON, unless the
+ *                  VM is to be stopped (RAMJET_STOP_VM); _CONTINUE, for memory with an alias
+ *       eventfd2, ppoll                the fault thread waits
+ *       madvise                        MADV_DONTNEED, MADV_REMOVE: memory is emptied before a load
+ *       process_vm_writev, or pipe2    memory with an alias is filled, ramjet_save() reads memory;
+ *                  without both, -EPERM
+ *       clock_nanosleep                what failed is tried again later
+ *       mprotect, or mmap, or munmap   ramjet_abandon()
+ *     and what writes a file (ramjet_save(), ramjet_save_working_set()) without
+ *       pwrite64, ftruncate, fdatasync, linkat, rename, unlink
+ *     The others are optional. Without
+ *       io_uring_setup                 disks are read by pread64 alone
+ *       io_uring_enter                 the same; but do not deny it while a load is under way that
+ *                  was allowed io_uring_setup: a read that has begun would never end
+ *       cachestat, preadv2             what the page cache has is less well known
+ *       statx                          O_DIRECT reads are aligned to 4 KiB
+ *       fadvise64                      the kernel reads ahead more than it is asked for
+ *       ioctl      UFFDIO_MOVE: no page arrives as a huge page; PROCMAP_QUERY: /proc/self/smaps is
+ *                  read; PAGEMAP_SCAN: all memory is emptied, even if it holds nothing
+ *       madvise    MADV_HUGEPAGE: as without UFFDIO_MOVE; MADV_COLD: as without PAGEMAP_SCAN;
+ *                  MADV_DONTFORK: a child inherits mappings of io_uring; MADV_COLLAPSE, or mincore:
+ *                  ramjet_collapse() does nothing
+ *       get_mempolicy, mbind           on a machine of several NUMA nodes no page arrives as a huge
+ *                  page
+ *       inotify_init1, inotify_add_watch, poll
+ *                  whoever sets the snapshot's times counts as having written to it
+ *       fcntl      F_SETLEASE, F_GETLEASE, F_SETOWN_EX, F_GETOWN_EX, F_GETSIG: no lease keeps others
+ *                  from writing to the snapshot; rt_sigtimedwait, gettid, tgkill: the lease's thread
+ *                  looks from time to time
+ *       sched_getaffinity              the number of eager threads is that of all processors
+ *       setpriority                    eager threads compete with vCPUs
+ *       prctl                          PR_SET_NAME: threads have no names
+ *       pidfd_open, pidfd_send_signal  kill(2) ends the process of kill_pid
+ *       io_setup, io_submit, io_getevents, io_destroy, sync_file_range, fsync, access, prlimit64
+ *                  snapshots are written more slowly, or are on the disk later
  *
  * Link with -lramjet (pkg-config ramjet). The file format is QEMU's mapped-ram
  * (docs/devel/migration/mapped-ram.rst of QEMU 9.0 and later); ramjet_save() writes it for VMMs
@@ -441,7 +478,8 @@ struct ramjet_block {
  * a failure nobody waits for faults there, and the memory's content is unspecified: try again, or
  * load it by ramjet_read_block().
  * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -ENOTSUP: this memory cannot
- * be loaded lazily (of a file on disk, locked, registered with another userfaultfd, ...). */
+ * be loaded lazily (of a file on disk, locked, registered with another userfaultfd, ...). -EPERM: a
+ * seccomp filter denies every way to fill memory through `alias` (convention 10). */
 RAMJET_API int ramjet_attach(ramjet *load, const struct ramjet_block *block);
 
 /* The other way: reads all of a block that is not attached to `to`, which is `length` bytes long,
@@ -576,7 +614,8 @@ struct ramjet_save_device {
  * then it has no name or, where the file system has no such files, is called PATH.PID.tmp. The
  * guest must be stopped.
  * -EINVAL: also if something else than a regular file is there. -EIO: a page of a block cannot be
- * read, as it is poisoned; or the file cannot be written. */
+ * read, as it is poisoned; or the file cannot be written. -EPERM: also if a seccomp filter denies
+ * every way to read memory that may be poisoned (convention 10). */
 RAMJET_API int ramjet_save(const char *path, const struct ramjet_save_block *blocks,
                            uint64_t block_count, const struct ramjet_save_device *devices,
                            uint64_t device_count);

@@ -59,6 +59,16 @@ uint64_t DeadlineNs(absl::Duration timeout) {
          static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(timeout), 0));
 }
 
+// Makes every access to the range a SIGSEGV. A seccomp filter may deny mprotect(2), and the kernel
+// refuses it to a process that has as many mappings as it may; only munmap(2) needs no new one.
+void TakeAway(uintptr_t start, uintptr_t end) {
+  void* const memory = reinterpret_cast<void*>(start);
+  if (mprotect(memory, end - start, PROT_NONE) == 0) return;
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(memory, end - start, PROT_NONE, kFlags, -1, 0) != MAP_FAILED) return;
+  (void)munmap(memory, end - start);
+}
+
 absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
                                                             const Snapshot& snapshot) {
   if (path.empty()) return std::nullopt;
@@ -542,12 +552,10 @@ void SnapshotLoader::MakeInaccessible(const RamBlock& block) {
   const absl::StatusOr<std::vector<RegisteredRange>> ranges =
       RegisteredRanges(block.host(), block.host() + block.length());
   if (!ranges.ok()) {
-    (void)mprotect(reinterpret_cast<void*>(block.host()), block.length(), PROT_NONE);
+    TakeAway(block.host(), block.host() + block.length());
     return;
   }
-  for (const RegisteredRange& range : *ranges) {
-    (void)mprotect(reinterpret_cast<void*>(range.start), range.end - range.start, PROT_NONE);
-  }
+  for (const RegisteredRange& range : *ranges) TakeAway(range.start, range.end);
 }
 
 void SnapshotLoader::End() {

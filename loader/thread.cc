@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <ctime>
@@ -61,6 +62,9 @@ absl::Status Thread::Create(size_t stack_bytes) {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   if (error == 0) return absl::OkStatus();
+  if (error == EPERM) {
+    return absl::FailedPreconditionError(absl::StrCat("thread ", name_, " is not permitted"));
+  }
   return absl::ResourceExhaustedError(
       absl::StrCat("cannot start thread ", name_, ": ", std::strerror(error)));
 }

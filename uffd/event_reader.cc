@@ -5,11 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "uffd/uapi.h"
 
 namespace ramjet {
@@ -17,7 +15,9 @@ namespace ramjet {
 absl::StatusOr<EventReader> EventReader::Create(const Userfaultfd& uffd) {
   const int poke_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (poke_fd < 0) {
-    return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", std::strerror(errno)));
+    const int error = errno;
+    if (error == EPERM) return absl::FailedPreconditionError("eventfd2(2) is not permitted");
+    return absl::ErrnoToStatus(error, "eventfd");
   }
   return EventReader(uffd.fd(), poke_fd);
 }
