@@ -19,6 +19,7 @@ constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 constexpr size_t kHugeBufferBytes = 256 << 10;
 constexpr size_t kHugePageBytes = HugeStaging::kBytes;
 constexpr size_t kMinPageBytes = 4096;  // no system's pages are smaller
+constexpr int kRefusals = 63;
 
 uint8_t* AlignUp(uint8_t* start) {
   const uintptr_t into_page = reinterpret_cast<uintptr_t>(start) % kHugePageBytes;
@@ -97,7 +98,8 @@ HugeStaging::HugeStaging(HugeStaging&& other) noexcept
       memory_(std::exchange(other.memory_, nullptr)),
       several_nodes_(other.several_nodes_),
       placed_(other.placed_),
-      policy_(other.policy_) {}
+      policy_(other.policy_),
+      refusals_(other.refusals_) {}
 
 HugeStaging& HugeStaging::operator=(HugeStaging&& other) noexcept {
   std::swap(reservation_, other.reservation_);
@@ -105,6 +107,7 @@ HugeStaging& HugeStaging::operator=(HugeStaging&& other) noexcept {
   std::swap(several_nodes_, other.several_nodes_);
   std::swap(placed_, other.placed_);
   std::swap(policy_, other.policy_);
+  std::swap(refusals_, other.refusals_);
   return *this;
 }
 
@@ -118,6 +121,22 @@ void HugeStaging::PlaceFor(uintptr_t addr) {
   placed_ = wanted && (*wanted == policy_ ||
                        SetMemoryPolicy(reinterpret_cast<uintptr_t>(memory_), kBytes, *wanted));
   if (placed_) policy_ = *wanted;
+}
+
+bool HugeStaging::Touch() {
+  if (refusals_ > 0) {
+    --refusals_;
+    return false;
+  }
+  memory_[0] = 0;
+  // A huge page has brought the rest along. Where the kernel does not tell, it is taken for one.
+  unsigned char resident = 1;
+  if (mincore(memory_ + kBytes / 2, kMinPageBytes, &resident) != 0 || (resident & 1) != 0) {
+    return true;
+  }
+  refusals_ = kRefusals;
+  Renew();
+  return false;
 }
 
 void HugeStaging::Renew() {

@@ -62,6 +62,11 @@ class HugeStaging {
   // False: PlaceFor() could not do that. What is read here has to be copied.
   bool placed() const { return placed_; }
 
+  // Makes the memory present, as one huge page. False: the kernel has none to give. Most likely it
+  // is short of memory, so the next 63 calls do not ask again. The memory is empty then. REQUIRES:
+  // fit(), and what was filled in has moved on.
+  bool Touch();
+
   // Makes the memory empty again, fit for a whole huge page: mapped anew, for a page table that
   // once held small pages stays behind after MADV_DONTNEED and keeps huge ones away. If the kernel
   // refuses, there is none from then on.
@@ -78,6 +83,7 @@ class HugeStaging {
   bool several_nodes_;
   bool placed_ = true;
   MemoryPolicy policy_;  // of memory_
+  int refusals_ = 0;  // of Touch(), still to come
 };
 
 }  // namespace ramjet

@@ -213,9 +213,11 @@ Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
 }
 
 void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
-                           std::atomic<uint64_t>* also) {
+                           std::atomic<uint64_t>* also, bool short_of_memory) {
   uint8_t* const content = buffer.first(block.BytesOf(run.count)).data();
-  if (ReadRun(parts_.bulk, block, run, content).ok()) {
+  // Counted as a demand, the read also makes the other threads read less at a time.
+  const PageSource& source = short_of_memory ? parts_.demand : parts_.bulk;
+  if (ReadRun(source, block, run, content).ok()) {
     InstallAhead(block, run, content, also);
   } else {
     LoadSingly(block, run, content, also);

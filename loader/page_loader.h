@@ -114,9 +114,11 @@ class PageLoader {
   // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
   // changing. `buffer` holds run.count pages. What arrives is counted in LoadStats::eager, and in
   // `also` if that is given. Pages that cannot be had just now, for want of memory or for an error
-  // of the disk, stay pending.
+  // of the disk, stay pending. With `short_of_memory` the content comes through the page cache: a
+  // kernel that has to take memory away finds there what it can take at once. It kills whoever has
+  // nothing but memory that is in use, however much swap there is.
   void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
-                 std::atomic<uint64_t>* also = nullptr);
+                 std::atomic<uint64_t>* also = nullptr, bool short_of_memory = false);
 
   // LoadAhead() for `run` that fills one huge page of the host, zero pages included, which then
   // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory

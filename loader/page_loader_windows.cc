@@ -119,6 +119,7 @@ PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint
   if (!cached && block.nonzero(page) && IsCached(block, alone)) return Whole::kNotAtHand;
   staging.PlaceFor(block.AddrOf(run.first));
   if (!staging.placed()) return Whole::kNotAtHand;
+  if (!staging.Touch()) return Whole::kNotAtHand;
   std::optional<ClaimedWindow> window = ClaimWindow(block, run);
   if (!window) return Whole::kGivenBack;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
@@ -134,8 +135,11 @@ PageLoader::Whole PageLoader::LoadFaultedHuge(ClaimedWindow window, HugeStaging&
                                               const MoveCounts& counts) {
   staging.PlaceFor(window.block().AddrOf(window.run().first));
   if (!staging.placed()) return Whole::kGivenBack;
-  const absl::Status read = ReadStored(parts_.demand, window.block(), window.run(),
-                                       staging.memory().data(), &PageSource::ReadCached);
+  absl::Status read = absl::ResourceExhaustedError("");  // nobody sees it
+  if (staging.Touch()) {
+    read = ReadStored(parts_.demand, window.block(), window.run(), staging.memory().data(),
+                      &PageSource::ReadCached);
+  }
   return InstallFaultedHuge(std::move(window), read, staging, counts);
 }
 

@@ -173,7 +173,8 @@ enum ramjet_on_unreadable {
  * alone. For guests to which the longest wait matters more than their sum. */
 #define RAMJET_SINGLE_PAGES 4u
 
-/* How what is loaded ahead treats the page cache. */
+/* How what is loaded ahead treats the page cache. While the kernel has no huge page to give, as in a
+ * memory cgroup that is full, it goes through the cache in any case. */
 enum ramjet_direct {
   /* What is there comes from there; all else comes straight from the disk (O_DIRECT), and leaves no
    * trace in the cache. */

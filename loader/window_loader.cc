@@ -63,18 +63,20 @@ void WindowLoader::EndOldest() {
 }
 
 bool WindowLoader::LoadOffered() {
-  if (loader_.quitting() || !HaveStaging()) return false;
+  if (loader_.quitting()) return false;
   std::optional<WaitedWindow> waited = queue_.offers().Take();
   if (!waited) return false;
   RamBlock& block = waited->window.block();
   const PageRun run = waited->window.run();
-  if (loader_.LoadFaultedHuge(std::move(waited->window), *staging_, {.faulted = 1}) ==
-      PageLoader::Whole::kLoaded) {
+  if (HaveStaging() && loader_.LoadFaultedHuge(std::move(waited->window), *staging_,
+                                               {.faulted = 1}) == PageLoader::Whole::kLoaded) {
     stats_.AddWindow(MonotonicNs() - waited->read_ns);
-  } else {
-    queue_.PutBack(block, run);
-    LoadRuns(block, {waited->page, 1});
+    return true;
   }
+  const uint64_t page = waited->page;
+  waited.reset();  // gives it back
+  queue_.PutBack(block, run);
+  LoadRuns(block, {page, 1});
   return true;
 }
 
@@ -90,7 +92,7 @@ void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>*
       piece.count = next.end() - piece.first;
     }
     piece.count = std::min(piece.count, most_pages);
-    loader_.LoadAhead(block, piece, *buffer_, also);
+    loader_.LoadAhead(block, piece, *buffer_, also, short_of_memory_);
     next = block.FindPending(piece.end(), run.end());
   }
   PutBackUnread(block, run);
@@ -114,7 +116,9 @@ bool WindowLoader::HaveStaging() {
     staging_refused_ = !staging.ok();
     if (staging.ok()) staging_.emplace(*std::move(staging));
   }
-  return staging_.has_value();
+  if (!staging_) return false;
+  short_of_memory_ = !staging_->Touch();
+  return !short_of_memory_;
 }
 
 // Without it, pages come only when they are touched.

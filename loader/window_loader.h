@@ -67,6 +67,7 @@ class WindowLoader {
   bool BeginInTime(RamBlock& block, PageRun run);
   bool Begin(const PageLoader::QueuedRun& window);
   void PutBackUnread(const RamBlock& block, PageRun run);
+  // A huge page to read to.
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
 
@@ -76,6 +77,7 @@ class WindowLoader {
   std::optional<PageBuffer> buffer_;
   std::optional<HugeStaging> staging_;
   bool staging_refused_ = false;
+  bool short_of_memory_ = false;  // when the last huge page was asked for
 
   ReadQueue reads_;
   std::array<Slot, ReadQueue::kMost> slots_;

@@ -1,4 +1,6 @@
 // Who touches a page gets the huge page around it, on a real userfaultfd.
+#include <sys/prctl.h>
+
 #include <atomic>
 #include <optional>
 #include <thread>
@@ -339,6 +341,19 @@ TEST_F(WholeWindow, GuestsMayDoAsTheyLikeMeanwhile) {
   ASSERT_TRUE(load_->loader->Detach().ok());
   EXPECT_EQ(wrong, 0);
   EXPECT_EQ(stats().eager + stats().faulted + stats().removed, kPages - 2);
+}
+
+// Where the kernel has no huge page to give, windows were filled from small pages all the same, as
+// much at once as a huge page. They come in runs, for eager threads and for who touches them.
+TEST_F(WholeWindow, WithoutAHugePageToFillComesInRuns) {
+  Attach();
+  ASSERT_EQ(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+  StartEager();
+  ExpectOnlyThePageComes();
+  ExpectCompletion();
+  ASSERT_EQ(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
+  ExpectContent();
+  EXPECT_EQ(stats().moved, 0u);
 }
 
 }  // namespace

@@ -251,7 +251,7 @@ int main(int argc, char** argv) {
          "--direct", run_options.direct,
          "What is loaded ahead and not in the page cache comes straight from the disk\n"
          "(auto), everything does (on), or goes through the page cache, for the next guest "
-         "(off)\n(default: auto)")
+         "(off);\nthrough the page cache in any case where memory is short (default: auto)")
       ->check(CLI::IsMember({"auto", "on", "off"}));
   CLI::Option* const record =
       run->add_option("--record", run_options.record_path,
