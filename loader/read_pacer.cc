@@ -51,11 +51,10 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
 // Leaves it to NextBytes() to draw conclusions.
 bool ReadPacer::Bulk::BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
                                 absl::Span<uint8_t> buffer) const {
-  if (pacer_.bytes_.load(std::memory_order_relaxed) <= kMaxPieceBytes ||
-      pacer_.demands_begun_.load(std::memory_order_relaxed) !=
-          pacer_.demands_seen_.load(std::memory_order_relaxed)) {
-    return false;
-  }
+  const bool quiet = pacer_.bytes_.load(std::memory_order_relaxed) > kMaxPieceBytes &&
+                     pacer_.demands_begun_.load(std::memory_order_relaxed) ==
+                         pacer_.demands_seen_.load(std::memory_order_relaxed);
+  if (!quiet && !pacer_.hurried_.load(std::memory_order_relaxed)) return false;
   // What comes from the page cache comes by a copy, for which somebody has to be there.
   if (!pacer_.slow_.load(std::memory_order_relaxed)) return false;
   const uint64_t others =
@@ -76,6 +75,7 @@ absl::Status ReadPacer::Bulk::EndRead(ReadQueue& queue, size_t slot, size_t bloc
 }
 
 uint64_t ReadPacer::NextBytes() {
+  if (hurried_.load(std::memory_order_relaxed)) return kMaxQueuedBytes;
   const uint64_t begun = demands_begun_.load(std::memory_order_relaxed);
   const auto faults =
       static_cast<int64_t>(begun - demands_seen_.exchange(begun, std::memory_order_relaxed));

@@ -48,6 +48,9 @@ class ReadPacer {
   const PageSource& demand_bulk() const { return demand_bulk_; }
   const PageSource& bulk() const { return bulk_; }
 
+  // From now on bulk reads take no notice of demands: all that is left is needed.
+  void Hurry() { hurried_.store(true, std::memory_order_relaxed); }
+
   // The last bulk read took as long as one from a disk; true before the first.
   bool waits_for_disk() const { return slow_.load(std::memory_order_relaxed); }
 
@@ -118,7 +121,8 @@ class ReadPacer {
   std::atomic<uint64_t> bytes_{kMinPieceBytes};
   std::atomic<uint64_t> under_way_bytes_{0};  // of pieces and of what has begun
   std::atomic<bool> slow_{true};              // the last piece came as from a disk
-  std::mutex turn_;                           // of bulk reads while they come one at a time
+  std::atomic<bool> hurried_{false};
+  std::mutex turn_;  // of bulk reads while they come one at a time
 };
 
 }  // namespace ramjet

@@ -398,6 +398,7 @@ absl::Status SnapshotLoader::StartEager() {
 
 absl::Status SnapshotLoader::Hurry() {
   eager_queue_.Hurry();
+  pacer_.Hurry();
   return StartEager();
 }
 
