@@ -124,6 +124,7 @@ void HugeStaging::PlaceFor(uintptr_t addr) {
 }
 
 bool HugeStaging::Touch() {
+  if (several_nodes_) return true;  // PlaceFor() comes first, which may not be known yet
   if (refusals_ > 0) {
     --refusals_;
     return false;

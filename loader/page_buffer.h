@@ -63,7 +63,8 @@ class HugeStaging {
   bool placed() const { return placed_; }
 
   // Makes the memory present, as one huge page. False: the kernel has none to give. Most likely it
-  // is short of memory, so the next 63 calls do not ask again. The memory is empty then. REQUIRES:
+  // is short of memory, so the next 63 calls do not ask again. The memory is empty then. On several
+  // nodes it does nothing, since memory that is present stays on its node. REQUIRES:
   // fit(), and what was filled in has moved on.
   bool Touch();
 
@@ -83,7 +84,7 @@ class HugeStaging {
   bool several_nodes_;
   bool placed_ = true;
   MemoryPolicy policy_;  // of memory_
-  int refusals_ = 0;  // of Touch(), still to come
+  int refusals_ = 0;     // of Touch(), still to come
 };
 
 }  // namespace ramjet

@@ -104,9 +104,10 @@
  *                  page
  *       inotify_init1, inotify_add_watch, poll
  *                  whoever sets the snapshot's times counts as having written to it
- *       fcntl      F_SETLEASE, F_GETLEASE, F_SETOWN_EX, F_GETOWN_EX, F_GETSIG: no lease keeps others
- *                  from writing to the snapshot; rt_sigtimedwait, gettid, tgkill: the lease's thread
- *                  looks from time to time
+ *       fcntl      F_SETLEASE, F_GETLEASE, F_SETOWN_EX, F_GETOWN_EX, F_GETSIG: no lease keeps
+ *                  others from writing to the snapshot
+ *       rt_sigtimedwait, gettid, tgkill
+ *                  the lease's thread looks from time to time
  *       sched_getaffinity              the number of eager threads is that of all processors
  *       setpriority                    eager threads compete with vCPUs
  *       prctl                          PR_SET_NAME: threads have no names
@@ -173,8 +174,8 @@ enum ramjet_on_unreadable {
  * alone. For guests to which the longest wait matters more than their sum. */
 #define RAMJET_SINGLE_PAGES 4u
 
-/* How what is loaded ahead treats the page cache. While the kernel has no huge page to give, as in a
- * memory cgroup that is full, it goes through the cache in any case. */
+/* How what is loaded ahead treats the page cache. While the kernel has no huge page to give, as in
+ * a memory cgroup that is full, it goes through the cache in any case. */
 enum ramjet_direct {
   /* What is there comes from there; all else comes straight from the disk (O_DIRECT), and leaves no
    * trace in the cache. */

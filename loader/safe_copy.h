@@ -12,8 +12,8 @@ namespace ramjet {
 // configuration denies every way to do it. Others, such as EMFILE: what is lacking may be there
 // later.
 //
-// Uses process_vm_writev(2). Where that is denied, the bytes go through a pipe, which takes twice as
-// long.
+// Uses process_vm_writev(2). Where that is denied, the bytes go through a pipe, which takes twice
+// as long.
 //
 // Threads: may be called by any number of threads. Allocates nothing, and waits for nothing but the
 // kernel's copying.

@@ -1,6 +1,6 @@
-// A seccomp filter denies each system call that the library makes, in turn, from the beginning or in
-// the middle of a load. What ramjet.h calls optional must not be missed; without the others every
-// load is right all the same, or fails in words. Never a wrong byte, never silence.
+// A seccomp filter denies each system call that the library makes, in turn, from the beginning or
+// in the middle of a load. What ramjet.h calls optional must not be missed; without the others
+// every load is right all the same, or fails in words. Never a wrong byte, never silence.
 #include <asm/unistd.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>

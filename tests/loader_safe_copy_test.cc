@@ -42,8 +42,8 @@ int CopyAndFail() {
 
 TEST(SafeCopy, CopiesAndSaysWhatItCannotReach) { EXPECT_EQ(RunInChild(CopyAndFail), 0); }
 
-// Where a filter denies process_vm_writev(2), aliased memory was poisoned page after page: as if the
-// kernel had no memory.
+// Where a filter denies process_vm_writev(2), aliased memory was poisoned page after page: as if
+// the kernel had no memory.
 TEST(SafeCopy, DoesTheSameByAPipeWhereTheCallIsDenied) {
   for (const int error : {EPERM, ENOSYS, EACCES}) {
     EXPECT_EQ(RunInChild([&] {

@@ -1,4 +1,5 @@
-// How often a guest is killed for memory while it is loaded into less memory than it has, with swap.
+// How often a guest is killed for memory while it is loaded into less memory than it has, with
+// swap.
 //
 //   bazel run //tests:memory_limit -- [ROUNDS]
 //

@@ -4,9 +4,9 @@
 //
 // Guests of 256 MiB and of 2 GiB, half of them or more random bytes. Each round loads from a cold
 // page cache with QEMU itself, with `ramjet run --eager-rate 1M` and with `--eager off`, and then
-// asks for query-status, query-migrate, stop, cont, migrate (to the very file that is being loaded),
-// query-status and query-migrate once more, and, when that migration has ended, quit; and again with
-// quit instead of the migration. An answer to quit is the end of the process.
+// asks for query-status, query-migrate, stop, cont, migrate (to the very file that is being
+// loaded), query-status and query-migrate once more, and, when that migration has ended, quit; and
+// again with quit instead of the migration. An answer to quit is the end of the process.
 //
 // The median of ramjet's answers to a command is to be within the median of QEMU's, and 1.5 times
 // the median of what it takes to read the file with O_DIRECT, before and after each load: that is

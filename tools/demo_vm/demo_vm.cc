@@ -288,7 +288,8 @@ class DemoVm::LazyLoad {
   LazyLoad() = default;
 
   // A page of shared memory cannot be had (private memory is poisoned there), or the load ends.
-  // ramjet calls this by a thread of its own, which may call no function of it; so the stopper does.
+  // ramjet calls this by a thread of its own, which may call no function of it; so the stopper
+  // does.
   void Stop(bool because_of_a_page) {
     int loading = kLoading;
     state_.compare_exchange_strong(loading, because_of_a_page ? kStopped : kEnded);
