@@ -54,7 +54,7 @@ class PreloadExec : public ::testing::TestWithParam<const char*> {
     return WEXITSTATUS(status);
   }
   std::string Client(const std::string& situation) const {
-    return "tests/preload_client " + snapshot_ + " " + situation;
+    return "tests/preload_client " + snapshot_ + " " + situation + " -incoming defer";
   }
   void ExpectLazyAndComplete() const {
     const auto stats = nlohmann::json::parse(ReadFile(stats_), nullptr, false);

@@ -65,7 +65,8 @@ class PreloadWords : public ::testing::Test {
 // log: the load was as slow as ever, and --stats alone said why.
 TEST_F(PreloadWords, FileThatIsNotLoadedLazilyIsNamedInOneLine) {
   SKIP_WITHOUT_USERFAULTFD();
-  EXPECT_EQ(Run("-- tests/preload_client " + snapshot_ + " padded_file"), 0) << said_;
+  EXPECT_EQ(Run("-- tests/preload_client " + snapshot_ + " padded_file -incoming defer"), 0)
+      << said_;
   EXPECT_THAT(said_, MatchesRegex("ramjet: this load is not lazy, but QEMU's own: [^\n]*vm.mr: "
                                   "[^\n]*\n"));
 }
