@@ -118,10 +118,7 @@ void Guest::CheckRefusal(size_t b, uint64_t page) {
   const Block& block = vm_.blocks[b];
   const PageModel& model = block.model[page];
   const Fate fate = vm_.storage.fate(b, page);
-  // A hole in a file does not undo the poison in a mapping of it.
-  const bool may_be_poisoned = fate != Fate::kSound && (model.base == kOriginal ||
-                                                        block.ram->kind() == BlockMemory::kShared);
-  if (may_be_poisoned) return;
+  if (fate == Fate::kBroken && model.base == kOriginal) return;
   vm_.Fail(absl::StrCat("block ", b, ", page ", page, ": access refused (", std::strerror(errno),
                         "), fate ", static_cast<int>(fate), ", base ", absl::Hex(model.base),
                         ", guest ", number_));

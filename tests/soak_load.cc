@@ -1,12 +1,14 @@
 #include "tests/soak_load.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <utility>
@@ -172,6 +174,7 @@ void Load::Run() {
 
   storage_->Settle();
   CompareAll(vm_->ending == Ending::kAbandoned);
+  if (vm_->ending == Ending::kDetached || vm_->ending == Ending::kDestroyed) CompareOtherMappings();
   if (vm_->ending == Ending::kTouched) {
     // What was unmapped nobody can touch.
     const NowDoing ending(doing, "Finish() and Detach() after all was touched");
@@ -195,6 +198,25 @@ void Load::CompareAll(bool by_kernel) {
     }
   }
   doing_here = nullptr;
+}
+
+// Whoever maps shared memory after the load sees what the guest sees.
+void Load::CompareOtherMappings() {
+  for (size_t b = 0; b < vm_->blocks.size(); ++b) {
+    const Block& block = vm_->blocks[b];
+    if (block.ram->kind() != BlockMemory::kShared) continue;
+    const uint64_t length = block.model.size() * HostPageBytes();
+    void* const mapping = mmap(nullptr, length, PROT_READ, MAP_SHARED, block.ram->memfd(), 0);
+    if (mapping == MAP_FAILED) Fail("shared memory cannot be mapped once more");
+    for (uint64_t page = 0; page < block.model.size(); ++page) {
+      if (block.model[page].unmapped) continue;
+      const void* const other = static_cast<uint8_t*>(mapping) + page * HostPageBytes();
+      if (std::memcmp(other, block.ram->data(page), HostPageBytes()) != 0) {
+        Fail(absl::StrCat("block ", b, ", page ", page, ": another mapping sees something else"));
+      }
+    }
+    munmap(mapping, length);
+  }
 }
 
 // Each page with content came to one end. A thread counts a page after its arrival, so this is for

@@ -46,6 +46,7 @@ class Load {
   void AwaitOps(uint64_t ops) const;
   void Pester(uint64_t seed);
   void CompareAll(bool by_kernel);
+  void CompareOtherMappings();
   void CheckCounts(const LoadStats& stats);
 
   const Config& config_;

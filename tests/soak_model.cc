@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "loader/load_stats.h"
 #include "loader/replace_file.h"
 #include "loader/working_set.h"
 #include "mappedram/file.h"
@@ -110,8 +111,12 @@ std::shared_ptr<Snapshot> Layout::Open() const {
 }
 
 Storage::Storage(const Layout& layout, const Snapshot& snapshot, uint64_t seed, bool may_poison)
-    : snapshot_(snapshot), seed_(seed) {
+    : snapshot_(snapshot), seed_(seed), made_ns_(MonotonicNs()) {
   Random random(seed);
+  for (uint64_t i = random.Percent(40) ? random.Between(1, 4) : 0; i > 0; --i) {
+    blips_.push_back({random.Below(400'000'000), random.Between(1'000'000, 300'000'000)});
+  }
+  if (random.Percent(30)) no_memory_per_10000_ = random.Between(1, 300);
   if (random.Percent(40)) stalls_per_10000_ = random.Between(1, 60);
   const uint64_t flaky = random.Percent(50) ? random.Between(1, 30) : 0;
   const uint64_t shaky = may_poison && random.Percent(30) ? random.Between(1, 10) : 0;
@@ -139,7 +144,19 @@ Storage::Storage(const Layout& layout, const Snapshot& snapshot, uint64_t seed, 
   }
 }
 
+bool Storage::IsGone() const {
+  const uint64_t age_ns = MonotonicNs() - made_ns_;
+  return std::any_of(blips_.begin(), blips_.end(), [&](const Blip& blip) {
+    return age_ns >= blip.from_ns && age_ns - blip.from_ns < blip.length_ns;
+  });
+}
+
 absl::Status Storage::Inject(size_t block, PageRun run) const {
+  if (IsGone()) return absl::UnavailableError("soak: the disk is gone for a moment");
+  if (Mix(seed_ ^ 2, reads_.load()) % 10000 < no_memory_per_10000_) {
+    reads_.fetch_add(1);
+    return absl::ResourceExhaustedError("");
+  }
   if (Mix(seed_, reads_.fetch_add(1)) % 10000 < stalls_per_10000_ && !settled_.load()) {
     absl::SleepFor(absl::Microseconds(Mix(seed_, ~reads_.load()) % 50'000));
   }

@@ -111,11 +111,12 @@ struct Layout {
 // How storage treats a page.
 enum class Fate : uint8_t {
   kSound,   // arrives; reads may fail once or twice before that
-  kShaky,   // fails so often that it may be poisoned
+  kShaky,   // arrives after some more
   kBroken,  // never arrives
 };
 
-// Storage that fails for some pages, for a while or for ever, and stalls now and then.
+// Storage that fails for some pages, for a while or for ever, stalls now and then, is gone for
+// moments, and lacks memory.
 class Storage : public PageSource {
  public:
   Storage(const Layout& layout, const Snapshot& snapshot, uint64_t seed, bool may_poison);
@@ -148,9 +149,19 @@ class Storage : public PageSource {
     mutable std::atomic<uint8_t> failures{0};  // still to come
   };
   absl::Status Inject(size_t block, PageRun run) const;
+  bool IsGone() const;
 
+  // Of the moments in which nothing can be read: when each begins, after the storage was made, and
+  // how long it lasts. Shorter than anybody's patience.
+  struct Blip {
+    uint64_t from_ns;
+    uint64_t length_ns;
+  };
   const Snapshot& snapshot_;
   const uint64_t seed_;
+  const uint64_t made_ns_;
+  std::vector<Blip> blips_;
+  uint64_t no_memory_per_10000_ = 0;
   uint64_t stalls_per_10000_ = 0;
   std::vector<std::vector<Page>> pages_;        // by block
   std::vector<std::vector<uint64_t>> failing_;  // pages that ever fail, rising; by block
