@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "loader/load_stats.h"
 
 namespace ramjet {
@@ -40,9 +42,25 @@ TEST(LatencyHistogram, EveryDurationHasABucketThatIsNotBelowIt) {
 
 TEST(LoadStats, ErrorsBeyondTheFirstAreCounted) {
   LoadStats stats;
-  for (int i = 0; i < 20; ++i) stats.AddError(absl::DataLossError("bad"));
+  for (int i = 0; i < 20; ++i)
+    stats.AddError(absl::DataLossError(std::string("bad") + char('a' + i)));
   ASSERT_EQ(stats.errors().size(), LoadStats::kMaxErrors + 1);
   EXPECT_EQ(stats.errors().back(), "and 4 more");
+}
+
+// One run of 16 pages that could not be read was told 16 times.
+TEST(LoadStats, AnErrorThatComesAgainIsToldOnce) {
+  LoadStats stats;
+  stats.TellErrors();
+  for (int i = 0; i < 20; ++i) stats.AddError(absl::DataLossError("bad"));
+  EXPECT_EQ(stats.errors().size(), 1u);
+  EXPECT_EQ(stats.error_count(), 1u);
+  EXPECT_FALSE(stats.told(1));
+  const LoadStats::Untold untold = stats.TakeUntold();
+  EXPECT_EQ(untold.messages.size(), 1u);
+  stats.MarkTold(untold.upto);
+  EXPECT_TRUE(stats.told(1));
+  EXPECT_FALSE(stats.any_untold());
 }
 
 }  // namespace
