@@ -426,11 +426,11 @@ const std::map<std::string, Change>& Changes() {
 }
 
 void ChangeSnapshot(Client& client, const Change& change) {
+  const int writer = open(client.path().c_str(), O_RDWR | O_CLOEXEC);  // so there is no lease
   client.MapPrivate();
   client.Load();
   const std::string bytes(client.length(), '\xee');
-  change(client.path().c_str(), client.fd(), static_cast<off64_t>(client.block().pages_offset),
-         bytes);
+  change(client.path().c_str(), writer, static_cast<off64_t>(client.block().pages_offset), bytes);
   client.ExpectContent();
 }
 
