@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "loader/page_buffer.h"
 #include "loader/replace_file.h"
 #include "loader/thread.h"
@@ -424,9 +425,12 @@ absl::Status SnapshotLoader::WaitOrError(absl::Duration timeout) {
 }
 
 absl::Status SnapshotLoader::WaitUntil(uint64_t deadline_ns, bool or_error) {
-  if (!lease_started_.load()) {
-    absl::MutexLock lock(&mu_);
+  // Abandon() holds mu_ until the read in hand has ended, and whoever waits learns of it at once.
+  for (; !lease_started_.load() && !abandoned_.load(); absl::SleepFor(absl::Microseconds(50))) {
+    if (!mu_.TryLock()) continue;
     StartLease();
+    mu_.Unlock();
+    break;
   }
   for (;;) {
     const uint32_t moments = progress_.moments();
