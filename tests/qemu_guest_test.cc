@@ -2,6 +2,7 @@
 // arrive, while it is saved again, and while a balloon or free page reporting takes pages away.
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -13,6 +14,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "tests/qemu_testing.h"
 #include "tools/fd.h"
@@ -187,6 +190,21 @@ TEST_F(QemuGuest, SavedAgainWhileItLoads) {
   ExpectCompletes(*reloaded);
 }
 
+// Until a process has a lease on the file, for ten seconds at most.
+bool AwaitLease(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return false;
+  const std::string inode = absl::StrCat(":", info.st_ino, " ");
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  for (; absl::Now() < deadline; absl::SleepFor(absl::Milliseconds(1))) {
+    std::ifstream locks("/proc/locks");
+    for (std::string line; std::getline(locks, line);) {
+      if (absl::StrContains(line, " LEASE ") && absl::StrContains(line, inode)) return true;
+    }
+  }
+  return false;
+}
+
 // `virsh restore F; virsh save DOM F`: libvirtd opens the image with O_TRUNC before QEMU hears of
 // it, and the guest and its image were lost.
 TEST_F(QemuGuest, SavedAgainToTheImageThatItIsLoadedFromAsLibvirtDoes) {
@@ -197,6 +215,7 @@ TEST_F(QemuGuest, SavedAgainToTheImageThatItIsLoadedFromAsLibvirtDoes) {
   {
     const std::unique_ptr<QemuProcess> qemu = Resume(file, {"--eager-rate=1"});
     ASSERT_NE(qemu, nullptr);
+    ASSERT_TRUE(AwaitLease(file)) << qemu->Stderr();
     const UniqueFd image(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     ASSERT_GE(image.get(), 0);
     ASSERT_NO_FATAL_FAILURE(ExpectCompletes(*qemu));
