@@ -91,7 +91,7 @@ absl::Status ExecGuard::Hold(std::function<void()> finish) {
     int error = 0;
   };
   const auto start = std::make_shared<Start>();
-  const absl::Status started =
+  absl::Status started =
       Thread::StartDetached("ramjet-guard", [this, start, finish = std::move(finish)] {
         int error = pthread_mutex_lock(&owed_);
         // A child was killed right after it had been let go.
