@@ -83,7 +83,7 @@ TEST(Failure, Invariant12AheadOfNeedADiskThatIsGoneDestroysNothing) {
     }
     ASSERT_TRUE(load.loader->StartEager().ok());
     const LoadStats& stats = load.loader->stats();
-    while (stats.read_retries < 3 * 2048) std::this_thread::yield();  // in several rounds
+    while (stats.read_retries < 6144u) std::this_thread::yield();  // in several rounds
     EXPECT_EQ(stats.poisoned, 0u);
     EXPECT_THAT(stats.errors(), IsEmpty());
     EXPECT_THAT(stats.unread().why, ::testing::AnyOf("EIO", "gone"));
@@ -91,8 +91,9 @@ TEST(Failure, Invariant12AheadOfNeedADiskThatIsGoneDestroysNothing) {
     EXPECT_TRUE(absl::IsDeadlineExceeded(load.loader->Wait(absl::Milliseconds(1))));
     for (uint64_t page = 0; page < 2048; ++page) load.source->Fail(page, absl::OkStatus(), 0);
     ASSERT_TRUE(load.loader->Wait().ok());
-    for (uint64_t page = 0; page < 2048; ++page)
+    for (uint64_t page = 0; page < 2048; ++page) {
       ASSERT_TRUE(load.memory.HoldsPattern(page)) << page;
+    }
     EXPECT_EQ(stats.poisoned, 0u);
     EXPECT_EQ(load.loader->attached_pages().missing, 0u);
   }

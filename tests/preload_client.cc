@@ -314,8 +314,9 @@ void AwaitLease(const Client& client) {
   for (int i = 0; i < 5000; ++i) {
     std::ifstream locks("/proc/locks");
     for (std::string line; std::getline(locks, line);) {
-      if (line.find(" LEASE ") != std::string::npos && line.find(inode) != std::string::npos)
+      if (line.find(" LEASE ") != std::string::npos && line.find(inode) != std::string::npos) {
         return;
+      }
     }
     usleep(1000);
   }
@@ -777,7 +778,7 @@ void ExecAfterVfork(Client& client) {
   LoadShared(client);
   ClearCloexec(client.memfd());
   HeirArguments heir(client, client.memfd());
-  const pid_t child = vfork();
+  const pid_t child = vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork)
   if (child == 0) {
     execv(kSelf, heir.argv());
     _exit(1);

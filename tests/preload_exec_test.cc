@@ -146,10 +146,10 @@ TEST_F(PreloadExecWords, ScriptsAndProgramsBetweenHandTheSettingsOn) {
   const std::string script = ::testing::TempDir() + "/emulator.sh";
   std::ofstream(script) << "#!/bin/sh\nsleep 0\n\"$@\"\n";
   ASSERT_EQ(chmod(script.c_str(), 0755), 0);
+  const std::string python =
+      "python3 -c 'import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))'";
   const std::string between[] = {script, "env A=1", "sh -c 'exec \"$0\" \"$@\"'",
-                                 "nice sh -c '\"$0\" \"$@\"'",
-                                 "python3 -c 'import subprocess, sys; "
-                                 "sys.exit(subprocess.call(sys.argv[1:]))'"};
+                                 "nice sh -c '\"$0\" \"$@\"'", python};
   for (const std::string& programs : between) {
     std::remove(stats_.c_str());
     EXPECT_EQ(Run(programs + " " + Client("preadv64")), 0) << programs << said_;

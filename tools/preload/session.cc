@@ -210,7 +210,7 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
   if (loader_ == nullptr && loader_status_.ok()) loader_status_ = StartLoader();
   if (!loader_status_.ok()) return loader_status_;
   if (mapping->shared) {
-    const absl::Status guarded = GuardShared(device, mapping->inode);
+    absl::Status guarded = GuardShared(device, mapping->inode);
     if (!guarded.ok()) return guarded;
   }
   absl::Status attached = loader_->Attach(
@@ -227,7 +227,7 @@ absl::Status Session::MakeLazy(size_t index, uintptr_t host) {
 
 absl::Status Session::GuardShared(dev_t device, ino_t inode) {
   if (!guarded_) {
-    const absl::Status held = guard_.Hold([self = shared_from_this()] { self->FinishAll(); });
+    absl::Status held = guard_.Hold([self = shared_from_this()] { self->FinishAll(); });
     if (!held.ok()) return held;
     guarded_ = true;
   }
