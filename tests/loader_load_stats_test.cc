@@ -42,8 +42,7 @@ TEST(LatencyHistogram, EveryDurationHasABucketThatIsNotBelowIt) {
 
 TEST(LoadStats, ErrorsBeyondTheFirstAreCounted) {
   LoadStats stats;
-  for (int i = 0; i < 20; ++i)
-    stats.AddError(absl::DataLossError(std::string("bad") + char('a' + i)));
+  for (char i = 'a'; i < 'u'; ++i) stats.AddError(absl::DataLossError(std::string("bad") + i));
   ASSERT_EQ(stats.errors().size(), LoadStats::kMaxErrors + 1);
   EXPECT_EQ(stats.errors().back(), "and 4 more");
 }
