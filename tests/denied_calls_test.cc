@@ -230,8 +230,9 @@ class DeniedCalls : public testing::Test {
     const std::string path = testing::TempDir() + "/guest.mr";
     Memory memory(Kind::kPrivate);
     for (uint64_t page = 0; page < kPages; ++page) {
-      if (ContentOf(page) != 0)
+      if (ContentOf(page) != 0) {
         std::memset(memory.bytes + page * kPageBytes, ContentOf(page), kPageBytes);
+      }
     }
     const ramjet_save_block block{"ram", memory.bytes, kLength};
     const ramjet_save_device device{"timer", 0, 1, "ticking", 8};

@@ -46,7 +46,7 @@ std::string MakeFirecrackerState(FirecrackerForm form, uint64_t mebibytes,
 }
 
 // Bit by bit and from the other end than ParseFirecrackerState() does it.
-std::string WithFirecrackerSum(std::string bytes) {
+std::string WithFirecrackerSum(const std::string& bytes) {
   uint64_t crc = 0;
   for (const char c : bytes) {
     crc ^= Reversed(static_cast<uint8_t>(c), 8) << 56;

@@ -15,7 +15,7 @@ std::string MakeFirecrackerState(FirecrackerForm form, uint64_t mebibytes,
                                  const std::string& version = "11.0.0");
 
 // `bytes`, and behind them their sum.
-std::string WithFirecrackerSum(std::string bytes);
+std::string WithFirecrackerSum(const std::string& bytes);
 
 }  // namespace ramjet
 
