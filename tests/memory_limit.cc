@@ -154,8 +154,9 @@ class Trials {
     const absl::Time deadline = Soon();
     struct stat there;
     while (who.ramjet && stat(stats_.c_str(), &there) != 0) {
-      if (group.killed() || absl::Now() > deadline)
+      if (group.killed() || absl::Now() > deadline) {
         return absl::DeadlineExceededError("not loaded");
+      }
       absl::SleepFor(absl::Milliseconds(50));
     }
     absl::SleepFor(absl::Seconds(4));
@@ -172,12 +173,11 @@ absl::Status Run(int rounds) {
   absl::StatusOr<std::unique_ptr<ScratchDir>> scratch = ScratchDir::Create();
   if (!scratch.ok()) return scratch.status();
   const std::string swap = (*scratch)->File("swap");
+  const std::string make_swap =
+      "dd if=/dev/zero of=\"$0\" bs=1M count=$1 && chmod 600 \"$0\" && mkswap \"$0\" && swapon "
+      "\"$0\"";
   const absl::StatusOr<CommandResult> swapped =
-      RunCommand({"sh", "-c",
-                  "dd if=/dev/zero of=\"$0\" bs=1M count=$1 && chmod 600 \"$0\" && mkswap \"$0\" "
-                  "&& swapon \"$0\"",
-                  swap, absl::StrCat(kSwapMib)},
-                 Soon());
+      RunCommand({"sh", "-c", make_swap, swap, absl::StrCat(kSwapMib)}, Soon());
   if (!swapped.ok()) return swapped.status();
   if (swapped->exit_status != 0) return absl::UnavailableError("no swap: " + swapped->err);
   const absl::Cleanup swap_off = [&swap] { (void)RunCommand({"swapoff", swap}, Soon()); };

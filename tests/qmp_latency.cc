@@ -84,8 +84,7 @@ class Machine {
   absl::Status Save() const {
     absl::StatusOr<std::unique_ptr<SourceGuest>> source = SourceGuest::Boot(guest_, initramfs_);
     if (!source.ok()) return source.status();
-    const absl::Status filled =
-        WaitUntilFilled((*source)->qemu().serial(), absl::Now() + 2 * kLongest);
+    absl::Status filled = WaitUntilFilled((*source)->qemu().serial(), absl::Now() + 2 * kLongest);
     if (!filled.ok()) return filled;
     return SaveMappedRam((*source)->qemu(), "file:" + snapshot_);
   }
