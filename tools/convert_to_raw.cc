@@ -138,7 +138,7 @@ absl::Status RawOutput::ToFirecracker() {
   if (with_state && !state.ok()) return state.status();
   if (with_state) {
     const std::string where = absl::StrCat("the state in ", options_.in.path);
-    const absl::Status checked =
+    absl::Status checked =
         CheckFirecrackerState(where, *state, options_.out, conversion_.total_bytes()).status();
     if (!checked.ok()) return checked;
   }
