@@ -236,8 +236,8 @@ void FaultThread::Serve(Fault fault) {
     parts_.stats.AddWindow(MonotonicNs() - fault.read_ns);
     return;
   }
-  const uint64_t unread_ns = fault.unread_since_ns == 0 ? 0 : MonotonicNs() - fault.unread_since_ns;
-  switch (parts_.loader.LoadFaulted(*block, page, buffer_, unread_ns)) {
+  const Outcome outcome = parts_.loader.LoadFaulted(*block, page, buffer_, fault.failing);
+  switch (outcome) {
     case Outcome::kLoaded:
       parts_.eager_queue.Hint(*block, page);
       [[fallthrough]];
@@ -256,10 +256,10 @@ void FaultThread::Serve(Fault fault) {
       GiveUp(fault, *block, page);
       break;
     case Outcome::kUnread:
-      // The disk's time, and not the events of others, which wake this thread at any moment. What
-      // the page waited for before does not count against the disk.
-      if (fault.unread_since_ns == 0) fault.attempts = std::min(fault.attempts, 1u);
-      if (fault.unread_since_ns == 0) fault.unread_since_ns = MonotonicNs();
+    case Outcome::kDamaged:
+      // The disk's time, and not the events of others, which wake this thread at any moment.
+      if (fault.failing.unread_ns == 0) fault.attempts = std::min(fault.attempts, 1u);
+      fault.failing.Note(outcome);
       fault.retry_ns = MonotonicNs() + RetryDelayNs(fault.attempts);
       Park(fault);
       break;
@@ -267,7 +267,7 @@ void FaultThread::Serve(Fault fault) {
       Count(parts_.stats.no_memory, 1);
       [[fallthrough]];
     case Outcome::kAgain:
-      fault.unread_since_ns = 0;
+      fault.failing.Note(outcome);
       fault.retry_ns = 0;
       Park(fault);
       break;

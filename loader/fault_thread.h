@@ -84,10 +84,10 @@ class FaultThread {
     uintptr_t addr = 0;
     uint64_t read_ns = 0;  // when its event was read
     uint32_t attempts = 0;
-    uint64_t unread_since_ns = 0;  // reading the file has failed each time
-    uint64_t retry_ns = 0;         // not tried again before
-    uint64_t tell_by_ns = 0;       // its page is lost, and given up then at the latest,
-    uint64_t errors = 0;           // or when so many errors are told
+    FailingSince failing = {};
+    uint64_t retry_ns = 0;    // not tried again before
+    uint64_t tell_by_ns = 0;  // its page is lost, and given up then at the latest,
+    uint64_t errors = 0;      // or when so many errors are told
   };
   // Pages that can be parked. Reading goes on when it is full, for a read may be what ends the
   // state that parks them; faults that find no room are woken later, and come again.

@@ -103,7 +103,22 @@ absl::Status RefusedError(const RamBlock& block, uint64_t page) {
                                           ": the kernel refuses to install it"));
 }
 
+// Of a read that has failed.
+Outcome OutcomeOf(const absl::Status& read) {
+  if (absl::IsResourceExhausted(read)) return Outcome::kNoMemory;
+  return absl::IsUnavailable(read) ? Outcome::kUnread : Outcome::kDamaged;
+}
+
 }  // namespace
+
+void FailingSince::Note(Outcome outcome) {
+  const bool damaged = outcome == Outcome::kDamaged;
+  const bool unread = outcome == Outcome::kUnread || damaged;
+  const uint64_t now_ns = unread ? MonotonicNs() : 0;
+  if (!unread || unread_ns == 0) unread_ns = now_ns;
+  if (!damaged) damaged_ns = 0;
+  if (damaged && damaged_ns == 0) damaged_ns = now_ns;
+}
 
 absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
   if (page_bytes > kMaxPageBytes) {
@@ -117,7 +132,7 @@ absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
 }
 
 Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
-                                uint64_t unread_ns) {
+                                const FailingSince& failing) {
   const Trip trip(trips_);
   if (block.Claim({page, 1}) == 0) {
     return block.received(page) ? InstallZeroAgain(block, page) : Outcome::kInFlight;
@@ -125,16 +140,16 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
   uint8_t* const content = buffer.first(block.page_size()).data();
   if (block.nonzero(page)) {
     const absl::Status read = ReadRun(parts_.demand, block, {page, 1}, content);
-    if (!read.ok() && IsLost(read, unread_ns)) return Lose(block, {page, 1}, read);
     if (!read.ok()) {
-      const bool no_memory = absl::IsResourceExhausted(read);
-      if (!no_memory) Count(parts_.stats.read_retries, 1);
+      const Outcome outcome = OutcomeOf(read);
+      if (IsLost(outcome, failing)) return Lose(block, {page, 1}, read);
+      if (outcome != Outcome::kNoMemory) Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
       block.Unclaim({page, 1});
-      return no_memory ? Outcome::kNoMemory : Outcome::kUnread;
+      return outcome;
     }
   }
-  return InstallFaulted(block, page, content, unread_ns);
+  return InstallFaulted(block, page, content, failing);
 }
 
 void PageLoader::PrefetchFaulted(const RamBlock& block, uint64_t page) const {
@@ -144,9 +159,10 @@ void PageLoader::PrefetchFaulted(const RamBlock& block, uint64_t page) const {
 }
 
 Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
-                                   uint64_t unread_ns) {
+                                   const FailingSince& failing) {
   Installed installed;
   bool nonzero;
+  bool lost = false;
   bool foreign = false;
   bool completed = false;
   {
@@ -165,7 +181,8 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
         if (!block.received(page)) completed = block.MarkReceived({page, 1});
         break;
       case InstallResult::kRefused:
-        if (unread_ns >= kMaxDamagedNs) break;
+        lost = IsLost(Outcome::kDamaged, failing);
+        if (lost) break;
         [[fallthrough]];
       case InstallResult::kNoMemory:
       case InstallResult::kNothing:
@@ -188,7 +205,7 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
     case InstallResult::kNothing:
       return Outcome::kNoMemory;
     case InstallResult::kRefused:
-      if (unread_ns < kMaxDamagedNs) return Outcome::kUnread;
+      if (!lost) return Outcome::kDamaged;
       return Lose(block, {page, 1}, RefusedError(block, page));
   }
   Wake(block, {page, 1});
@@ -245,8 +262,8 @@ void PageLoader::NoteUnread(const absl::Status& read) const {
   parts_.stats.NoteUnread(read);
 }
 
-void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, uint64_t unread_ns,
-                             uint64_t& tell_by_ns) {
+void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer,
+                             FailingSince& failing, uint64_t& tell_by_ns) {
   uint8_t* const content = buffer.first(block.page_size()).data();
   PageRun lost{run.first, 0};
   absl::Status why;  // of the first lost page
@@ -256,10 +273,13 @@ void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, u
     const absl::Status read = ReadRun(parts_.demand, block, one, content);
     if (read.ok()) {
       InstallAhead(block, one, content);
+      if (block.pending(one.first)) failing.Note(Outcome::kNoMemory);
       continue;
     }
     NoteUnread(read);
-    if (!IsLost(read, unread_ns) || block.Claim(one) == 0) continue;
+    const Outcome outcome = OutcomeOf(read);
+    failing.Note(outcome);
+    if (!IsLost(outcome, failing) || block.Claim(one) == 0) continue;
     if (lost.end() != one.first) {
       LoseAndGiveUp(block, lost, why, tell_by_ns);
       lost = {one.first, 0};
@@ -385,9 +405,11 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
   return parts_.uffd.Continue(addr, block.page_size());
 }
 
-bool PageLoader::IsLost(const absl::Status& read, uint64_t unread_ns) {
-  if (absl::IsResourceExhausted(read)) return false;
-  return unread_ns >= (absl::IsUnavailable(read) ? kMaxUnreadNs : kMaxDamagedNs);
+bool PageLoader::IsLost(Outcome outcome, const FailingSince& failing) {
+  const bool damaged = outcome == Outcome::kDamaged;
+  const uint64_t since_ns = damaged ? failing.damaged_ns : failing.unread_ns;
+  if (since_ns == 0 || outcome == Outcome::kNoMemory) return false;
+  return MonotonicNs() - since_ns >= (damaged ? kMaxDamagedNs : kMaxUnreadNs);
 }
 
 // REQUIRES: the run is claimed by the caller.

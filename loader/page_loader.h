@@ -29,8 +29,19 @@ enum class Outcome {
   kAgain,     // the mapping is changing: nothing is claimed, the waiter sleeps on, ask again soon
   kNoMemory,  // the kernel had no page to give: as kAgain, but worth asking only so often
   kUnread,    // the file could not be read, which may pass: as kNoMemory
+  kDamaged,   // the file has something else there, or the kernel refuses the page: as kUnread
   kLost,      // it cannot be had, and stays claimed by the caller, who is to call GiveUp()
   kFailed,    // it cannot be had: poisoned, or the VM is being stopped
+};
+
+// Since when asking for a page, or for all that somebody waits for, has brought no page, and since
+// when nothing but damage; of MonotonicNs(), 0: the last outcome was another. What a page has waited
+// for memory counts against neither, nor what it has waited for the disk against damage.
+struct FailingSince {
+  void Note(Outcome outcome);
+
+  uint64_t unread_ns = 0;
+  uint64_t damaged_ns = 0;
 };
 
 // Takes pages on their trip: claim, read, install, receive, wake; or, ahead of need: read, claim,
@@ -70,17 +81,18 @@ class PageLoader {
   static constexpr uint64_t kMaxTellingNs = 1'000'000'000;
 
   // Brings a page that a thread sleeps on. `buffer` holds at least one page of the block.
-  // `unread_ns` says for how long the outcome has been kUnread; in the end it is kLost.
-  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer, uint64_t unread_ns = 0);
+  // `failing` has noted all outcomes before; in the end kUnread and kDamaged become kLost.
+  Outcome LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
+                      const FailingSince& failing = {});
   // Poisons a page whose outcome was kLost, once its reason has been told: LoadStats::told().
   // kAgain and kNoMemory: it stays claimed, ask again soon.
   Outcome GiveUp(RamBlock& block, uint64_t page);
 
   // Brings what is pending in `run`, for a caller who cannot go on without it. What cannot be read
-  // stays pending until `unread_ns`, for which the caller has seen no page arrive, is as much as a
-  // fault would have waited; then it is given up, when the reason is told or `tell_by_ns` has come:
-  // kMaxTellingNs after the first that is lost, which sets it if it is 0.
-  void LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, uint64_t unread_ns,
+  // stays pending for as long as a fault would have waited; then it is given up, when the reason is
+  // told or `tell_by_ns` has come: kMaxTellingNs after the first that is lost, which sets it if it
+  // is 0. `failing` is of all that the caller waits for, and is to begin anew when a page arrives.
+  void LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, FailingSince& failing,
                    uint64_t& tell_by_ns);
 
   // What became of a window that somebody touched.
@@ -178,7 +190,7 @@ class PageLoader {
   };
 
   Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
-                         uint64_t unread_ns);
+                         const FailingSince& failing);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
   void InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
                     std::atomic<uint64_t>* also = nullptr);
@@ -193,7 +205,7 @@ class PageLoader {
   Moved MoveWindow(ClaimedWindow window, HugeStaging& staging, const MoveCounts& counts);
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
-  static bool IsLost(const absl::Status& read, uint64_t unread_ns);
+  static bool IsLost(Outcome outcome, const FailingSince& failing);
   void NoteUnread(const absl::Status& read) const;
   Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
   void LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);

@@ -473,7 +473,7 @@ void SnapshotLoader::LoadWhatIsLeft() {
   constexpr uint64_t kPauseNs = 2'000'000;
   WindowLoader windows(*loader_, eager_queue_, stats_);
   uint64_t missing = MissingPages();
-  uint64_t progress_ns = MonotonicNs();
+  FailingSince failing;
   uint64_t tell_by_ns = 0;
   while (!complete() && !vm_stop_->stopped() && !loader_->quitting()) {
     const uint32_t moments = progress_.moments();
@@ -481,15 +481,14 @@ void SnapshotLoader::LoadWhatIsLeft() {
       windows.LoadWindow(*std::move(window));
     }
     while (windows.any_begun()) windows.EndOldest();
-    const uint64_t now_ns = MonotonicNs();
     if (const uint64_t left = MissingPages(); left < missing) {
       missing = left;
-      progress_ns = now_ns;
+      failing = {};
       tell_by_ns = 0;
     }
     for (RamBlock* block = map_.FindFrom(0); block != nullptr;
          block = map_.FindFrom(block->host() + block->length())) {
-      windows.LoadAwaited(*block, now_ns - progress_ns, tell_by_ns);
+      windows.LoadAwaited(*block, failing, tell_by_ns);
     }
     (void)progress_.AwaitNext(moments, MonotonicNs() + kPauseNs);
   }

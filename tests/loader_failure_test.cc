@@ -71,6 +71,34 @@ TEST(Failure, Invariant5AFaultThatWaitsForTheDiskToRecoverHoldsNobodyUp) {
   sufferer.join();
 }
 
+// A disk that was gone for a tenth of a second, and a page that is damaged once when it is back: all
+// that time was held against the page, which was lost at once, and in shared memory the VM with it.
+TEST(Failure, Invariant6WhatTheDiskWasGoneForIsNotHeldAgainstADamagedPage) {
+  SKIP_WITHOUT_USERFAULTFD();
+  for (const MemoryKind kind : {MemoryKind::kPrivate, MemoryKind::kShared}) {
+    for (const absl::StatusCode gone :
+         {absl::StatusCode::kUnavailable, absl::StatusCode::kResourceExhausted}) {
+      for (const bool finish : {false, true}) {
+        OneBlockLoad load(64, {{0, 64}}, kind);
+        load.source->Fail(5, absl::Status(gone, ""), 1 << 30);
+        std::thread waiter([&] {
+          if (finish) {
+            EXPECT_TRUE(load.loader->Finish().ok());
+          }
+          EXPECT_TRUE(load.memory.HoldsPattern(5));
+        });
+        const LoadStats& stats = load.loader->stats();
+        while (stats.read_retries + stats.no_memory < 2) std::this_thread::yield();
+        absl::SleepFor(absl::Nanoseconds(2 * PageLoader::kMaxDamagedNs));
+        load.source->Fail(5, absl::DataLossError("damaged for a moment"), 1);
+        waiter.join();
+        EXPECT_EQ(stats.poisoned, 0u);
+        EXPECT_THAT(stats.errors(), IsEmpty());
+      }
+    }
+  }
+}
+
 // 20 ms without the disk destroyed 20 pages that nobody had asked for, one second 1,503.
 TEST(Failure, Invariant12AheadOfNeedADiskThatIsGoneDestroysNothing) {
   SKIP_WITHOUT_USERFAULTFD();

@@ -133,8 +133,7 @@ Storage::Storage(const Layout& layout, const Snapshot& snapshot, uint64_t seed, 
         page.failures = static_cast<uint8_t>(random.Between(1, 2));
       } else if (draw < flaky + shaky) {
         page.fate = Fate::kShaky;
-        // Damage right after a moment without the disk counts as if it had lasted as long.
-        page.data_loss = blips_.empty() && random.Percent(30);
+        page.data_loss = random.Percent(30);
         page.failures = static_cast<uint8_t>(page.data_loss ? 1 : random.Between(3, 8));
       } else {
         page.fate = Fate::kBroken;

@@ -389,6 +389,7 @@ inline Serve(page) {
 /* From the read, or the loss, of a claimed page to its wake. */
 inline Settling(page) {
 #ifdef BREAK_WAIT_ON_AGAIN
+     skip; /* no label may come first */
 again:
 #endif
      Enter();
