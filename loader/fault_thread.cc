@@ -258,8 +258,8 @@ void FaultThread::Serve(Fault fault) {
     case Outcome::kUnread:
     case Outcome::kDamaged:
       // The disk's time, and not the events of others, which wake this thread at any moment.
-      if (fault.failing.unread_ns == 0) fault.attempts = std::min(fault.attempts, 1u);
-      fault.failing.Note(outcome);
+      if (!fault.failing.unread()) fault.attempts = std::min(fault.attempts, 1u);
+      fault.failing.Note(outcome, MonotonicNs());
       fault.retry_ns = MonotonicNs() + RetryDelayNs(fault.attempts);
       Park(fault);
       break;
@@ -267,7 +267,7 @@ void FaultThread::Serve(Fault fault) {
       Count(parts_.stats.no_memory, 1);
       [[fallthrough]];
     case Outcome::kAgain:
-      fault.failing.Note(outcome);
+      fault.failing.Note(outcome, MonotonicNs());
       fault.retry_ns = 0;
       Park(fault);
       break;

@@ -16,6 +16,7 @@
 #include "loader/eager_queue.h"
 #include "loader/install_gate.h"
 #include "loader/load_stats.h"
+#include "loader/outcome.h"
 #include "loader/page_buffer.h"
 #include "loader/page_loader.h"
 #include "loader/ram_map.h"

@@ -11,7 +11,7 @@
 //
 // Nothing is given up that no thread waits for. Ahead of need, a page that cannot be read stays
 // pending: the disk may give it later, and the guest may never ask for it. A page that a thread
-// waits for is asked for again (kMaxUnreadNs); then it is lost, and stays claimed until the reason
+// waits for is asked for again (outcome.h); then it is lost, and stays claimed until the reason
 // has been told (LoadStats::told()), for a guest or a VMM may die of the poison at once. Want of
 // memory destroys nothing at all: whoever waits goes on waiting.
 //
@@ -111,15 +111,6 @@ Outcome OutcomeOf(const absl::Status& read) {
 
 }  // namespace
 
-void FailingSince::Note(Outcome outcome) {
-  const bool damaged = outcome == Outcome::kDamaged;
-  const bool unread = outcome == Outcome::kUnread || damaged;
-  const uint64_t now_ns = unread ? MonotonicNs() : 0;
-  if (!unread || unread_ns == 0) unread_ns = now_ns;
-  if (!damaged) damaged_ns = 0;
-  if (damaged && damaged_ns == 0) damaged_ns = now_ns;
-}
-
 absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
   if (page_bytes > kMaxPageBytes) {
     return absl::FailedPreconditionError("its pages are larger than 1 GiB");
@@ -142,7 +133,7 @@ Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buff
     const absl::Status read = ReadRun(parts_.demand, block, {page, 1}, content);
     if (!read.ok()) {
       const Outcome outcome = OutcomeOf(read);
-      if (IsLost(outcome, failing)) return Lose(block, {page, 1}, read);
+      if (failing.IsLost(outcome, MonotonicNs())) return Lose(block, {page, 1}, read);
       if (outcome != Outcome::kNoMemory) Count(parts_.stats.read_retries, 1);
       const InsideGate inside(parts_.gate);
       block.Unclaim({page, 1});
@@ -181,7 +172,7 @@ Outcome PageLoader::InstallFaulted(RamBlock& block, uint64_t page, const uint8_t
         if (!block.received(page)) completed = block.MarkReceived({page, 1});
         break;
       case InstallResult::kRefused:
-        lost = IsLost(Outcome::kDamaged, failing);
+        lost = failing.IsLost(Outcome::kDamaged, MonotonicNs());
         if (lost) break;
         [[fallthrough]];
       case InstallResult::kNoMemory:
@@ -262,31 +253,33 @@ void PageLoader::NoteUnread(const absl::Status& read) const {
   parts_.stats.NoteUnread(read);
 }
 
-void PageLoader::LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer,
-                             FailingSince& failing, uint64_t& tell_by_ns) {
+void PageLoader::LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& failing) {
   uint8_t* const content = buffer.first(block.page_size()).data();
-  PageRun lost{run.first, 0};
-  absl::Status why;  // of the first lost page
-  for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0 && !quit_;
-       part = block.FindPending(part.first + 1, run.end())) {
+  PageRun lost{0, 0};
+  absl::Status why_lost;  // of the first page of the run
+  uint64_t tell_by_ns = 0;
+  failing.BeginLook(MonotonicNs());
+  for (PageRun part = block.FindPending(0, block.pages()); part.count > 0 && !quit_;
+       part = block.FindPending(part.first + 1, block.pages())) {
     const PageRun one{part.first, 1};
-    const absl::Status read = ReadRun(parts_.demand, block, one, content);
-    if (read.ok()) {
-      InstallAhead(block, one, content);
-      if (block.pending(one.first)) failing.Note(Outcome::kNoMemory);
-      continue;
+    absl::Status why = ReadRun(parts_.demand, block, one, content);
+    Outcome outcome;
+    if (why.ok()) {
+      outcome = InstallAhead(block, one, content);
+      if (!block.pending(one.first)) continue;
+      why = RefusedError(block, one.first);
+    } else {
+      outcome = OutcomeOf(why);
+      NoteUnread(why);
     }
-    NoteUnread(read);
-    const Outcome outcome = OutcomeOf(read);
-    failing.Note(outcome);
-    if (!IsLost(outcome, failing) || block.Claim(one) == 0) continue;
+    if (!failing.NoteAndTell(one.first, outcome) || block.Claim(one) == 0) continue;
     if (lost.end() != one.first) {
-      LoseAndGiveUp(block, lost, why, tell_by_ns);
+      LoseAndGiveUp(block, lost, why_lost, tell_by_ns);
       lost = {one.first, 0};
     }
-    if (lost.count++ == 0) why = read;
+    if (lost.count++ == 0) why_lost = std::move(why);
   }
-  LoseAndGiveUp(block, lost, why, tell_by_ns);
+  LoseAndGiveUp(block, lost, why_lost, tell_by_ns);
 }
 
 // REQUIRES: the run is claimed by the caller.
@@ -313,9 +306,10 @@ void PageLoader::LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status&
   }
 }
 
-// `content` is that of the whole run.
-void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
-                              std::atomic<uint64_t>* also) {
+// `content` is that of the whole run. The outcome is that of its last page, or of the first that has
+// stopped it.
+Outcome PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
+                                 std::atomic<uint64_t>* also) {
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());
   Backoff mapping, memory;
   bool one_by_one = false;
@@ -330,7 +324,7 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
       {
         const InsideGate inside(parts_.gate);
         part = block.FindPending(at, run.end());
-        if (part.count == 0) return;
+        if (part.count == 0) return Outcome::kReceived;
         part.count = block.Claim({part.first, std::min(part.count, one_by_one ? 1 : most_pages)});
         if (part.count == 0) continue;  // a fault was faster
         const uint8_t* const from = content + block.BytesOf(part.first - run.first);
@@ -359,8 +353,7 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
         break;
       case InstallResult::kExists:
         if (foreign) {
-          StopVm(ForeignError(block, at));
-          return;
+          return StopVm(ForeignError(block, at));
         }
         Count(parts_.stats.redundant, 1);
         break;
@@ -374,13 +367,14 @@ void PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* conte
       case InstallResult::kNoMemory:
       case InstallResult::kNothing:
         Count(parts_.stats.no_memory, 1);
-        if (!memory.Sleep()) return;
+        if (!memory.Sleep()) return Outcome::kNoMemory;
         break;
       case InstallResult::kRefused:
         parts_.stats.NoteUnread(RefusedError(block, at));
-        return;
+        return Outcome::kDamaged;
     }
   }
+  return Outcome::kAgain;
 }
 
 // kExists, after pages that were installed, if one is there already.
@@ -403,13 +397,6 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
   if (installed.result != InstallResult::kExists || block.memory().alias == 0) return installed;
   // In the page cache, and perhaps not mapped.
   return parts_.uffd.Continue(addr, block.page_size());
-}
-
-bool PageLoader::IsLost(Outcome outcome, const FailingSince& failing) {
-  const bool damaged = outcome == Outcome::kDamaged;
-  const uint64_t since_ns = damaged ? failing.damaged_ns : failing.unread_ns;
-  if (since_ns == 0 || outcome == Outcome::kNoMemory) return false;
-  return MonotonicNs() - since_ns >= (damaged ? kMaxDamagedNs : kMaxUnreadNs);
 }
 
 // REQUIRES: the run is claimed by the caller.

@@ -11,6 +11,7 @@
 #include "loader/install_gate.h"
 #include "loader/load_progress.h"
 #include "loader/load_stats.h"
+#include "loader/outcome.h"
 #include "loader/page_buffer.h"
 #include "loader/ram_block.h"
 #include "loader/vm_stop.h"
@@ -20,29 +21,6 @@
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
-
-// How a page's trip ended for the one who asked.
-enum class Outcome {
-  kLoaded,    // it is there now, and whoever slept on it is awake
-  kInFlight,  // somebody else has claimed it; the claimant's wake will come
-  kReceived,  // it had arrived before; the page was there, or, if discarded since, is zero now
-  kAgain,     // the mapping is changing: nothing is claimed, the waiter sleeps on, ask again soon
-  kNoMemory,  // the kernel had no page to give: as kAgain, but worth asking only so often
-  kUnread,    // the file could not be read, which may pass: as kNoMemory
-  kDamaged,   // the file has something else there, or the kernel refuses the page: as kUnread
-  kLost,      // it cannot be had, and stays claimed by the caller, who is to call GiveUp()
-  kFailed,    // it cannot be had: poisoned, or the VM is being stopped
-};
-
-// Since when asking for a page, or for all that somebody waits for, has brought no page, and since
-// when nothing but damage; of MonotonicNs(), 0: the last outcome was another. What a page has waited
-// for memory counts against neither, nor what it has waited for the disk against damage.
-struct FailingSince {
-  void Note(Outcome outcome);
-
-  uint64_t unread_ns = 0;
-  uint64_t damaged_ns = 0;
-};
 
 // Takes pages on their trip: claim, read, install, receive, wake; or, ahead of need: read, claim,
 // install, receive, wake.
@@ -71,12 +49,7 @@ class PageLoader {
   // is in use; by one thread at a time.
   absl::Status PrepareZeros(uint64_t page_bytes);
 
-  // How long a page that cannot be read is asked for again, if the disk may yet give it, and if the
-  // file has something else there or has ended: long enough for a disk that is gone for a moment,
-  // and short enough for a guest that is better told of a broken one.
-  static constexpr uint64_t kMaxUnreadNs = 2'000'000'000;
-  static constexpr uint64_t kMaxDamagedNs = 60'000'000;
-  // And how long one that is lost waits until somebody has told the reason: the disk to which it is
+  // How long a page that is lost waits until somebody has told the reason: the disk to which it is
   // written may be the one that has failed.
   static constexpr uint64_t kMaxTellingNs = 1'000'000'000;
 
@@ -88,12 +61,10 @@ class PageLoader {
   // kAgain and kNoMemory: it stays claimed, ask again soon.
   Outcome GiveUp(RamBlock& block, uint64_t page);
 
-  // Brings what is pending in `run`, for a caller who cannot go on without it. What cannot be read
-  // stays pending for as long as a fault would have waited; then it is given up, when the reason is
-  // told or `tell_by_ns` has come: kMaxTellingNs after the first that is lost, which sets it if it
-  // is 0. `failing` is of all that the caller waits for, and is to begin anew when a page arrives.
-  void LoadAwaited(RamBlock& block, PageRun run, PageBuffer& buffer, FailingSince& failing,
-                   uint64_t& tell_by_ns);
+  // Brings what is pending in the block, for a caller who cannot go on without it. What cannot be
+  // read stays pending until `failing`, which is of this block, tells that it is lost; then it is
+  // given up, as soon as the reason is told, or after kMaxTellingNs. `buffer` holds a page.
+  void LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& failing);
 
   // What became of a window that somebody touched.
   enum class Whole {
@@ -192,8 +163,8 @@ class PageLoader {
   Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
                          const FailingSince& failing);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
-  void InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
-                    std::atomic<uint64_t>* also = nullptr);
+  Outcome InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
+                       std::atomic<uint64_t>* also = nullptr);
   void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
                   std::atomic<uint64_t>* also = nullptr);
   void InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,
@@ -205,7 +176,6 @@ class PageLoader {
   Moved MoveWindow(ClaimedWindow window, HugeStaging& staging, const MoveCounts& counts);
   void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
                       std::atomic<uint64_t>* also);
-  static bool IsLost(Outcome outcome, const FailingSince& failing);
   void NoteUnread(const absl::Status& read) const;
   Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
   void LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);

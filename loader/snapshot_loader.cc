@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "loader/outcome.h"
 #include "loader/page_buffer.h"
 #include "loader/replace_file.h"
 #include "loader/thread.h"
@@ -472,23 +475,18 @@ bool SnapshotLoader::BeginFinishing() {
 void SnapshotLoader::LoadWhatIsLeft() {
   constexpr uint64_t kPauseNs = 2'000'000;
   WindowLoader windows(*loader_, eager_queue_, stats_);
-  uint64_t missing = MissingPages();
-  FailingSince failing;
-  uint64_t tell_by_ns = 0;
+  std::map<size_t, FailingPages> failing;  // by the block's index
   while (!complete() && !vm_stop_->stopped() && !loader_->quitting()) {
     const uint32_t moments = progress_.moments();
     while (std::optional<EagerQueue::Window> window = eager_queue_.TryNext()) {
       windows.LoadWindow(*std::move(window));
     }
     while (windows.any_begun()) windows.EndOldest();
-    if (const uint64_t left = MissingPages(); left < missing) {
-      missing = left;
-      failing = {};
-      tell_by_ns = 0;
-    }
     for (RamBlock* block = map_.FindFrom(0); block != nullptr;
          block = map_.FindFrom(block->host() + block->length())) {
-      windows.LoadAwaited(*block, failing, tell_by_ns);
+      FailingPages& pages = failing.try_emplace(block->index(), block->pages()).first->second;
+      if (pages.pages() != block->pages()) pages = FailingPages(block->pages());
+      windows.LoadAwaited(*block, pages);
     }
     (void)progress_.AwaitNext(moments, MonotonicNs() + kPauseNs);
   }

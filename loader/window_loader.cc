@@ -98,9 +98,9 @@ void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>*
   PutBackUnread(block, run);
 }
 
-void WindowLoader::LoadAwaited(RamBlock& block, FailingSince& failing, uint64_t& tell_by_ns) {
+void WindowLoader::LoadAwaited(RamBlock& block, FailingPages& failing) {
   if (block.remaining_pages() == 0 || !HaveBuffer(block.page_size())) return;
-  loader_.LoadAwaited(block, {0, block.pages()}, *buffer_, failing, tell_by_ns);
+  loader_.LoadAwaited(block, *buffer_, failing);
 }
 
 // What could not be had comes in a later round.

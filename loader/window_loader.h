@@ -12,6 +12,7 @@
 #include "loader/eager_queue.h"
 #include "loader/huge_window.h"
 #include "loader/load_stats.h"
+#include "loader/outcome.h"
 #include "loader/page_buffer.h"
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
@@ -55,7 +56,7 @@ class WindowLoader {
   void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also = nullptr);
 
   // PageLoader::LoadAwaited() for all of the block.
-  void LoadAwaited(RamBlock& block, FailingSince& failing, uint64_t& tell_by_ns);
+  void LoadAwaited(RamBlock& block, FailingPages& failing);
 
  private:
   // Of reads_, with the memory that it reads to.

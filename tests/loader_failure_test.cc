@@ -89,7 +89,7 @@ TEST(Failure, Invariant6WhatTheDiskWasGoneForIsNotHeldAgainstADamagedPage) {
         });
         const LoadStats& stats = load.loader->stats();
         while (stats.read_retries + stats.no_memory < 2) std::this_thread::yield();
-        absl::SleepFor(absl::Nanoseconds(2 * PageLoader::kMaxDamagedNs));
+        absl::SleepFor(absl::Nanoseconds(2 * kMaxDamagedNs));
         load.source->Fail(5, absl::DataLossError("damaged for a moment"), 1);
         waiter.join();
         EXPECT_EQ(stats.poisoned, 0u);

@@ -195,36 +195,15 @@ TEST_F(PageLoaderTest, Invariant6AStaleFaultDoesNotMakeZerosOfPoison) {
   RamBlock block(0, snapshot_->blocks()[0], {.host = shared.addr(), .page_size = HostPageBytes()},
                  std::move(nonzero));
   PageLoader loader(Parts(source, source));
-  const uint64_t long_ago_ns = MonotonicNs() - PageLoader::kMaxDamagedNs;
-  EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_, {long_ago_ns, long_ago_ns}), Outcome::kLost);
+  FailingSince failing;
+  failing.Note(Outcome::kDamaged, MonotonicNs() - kMaxDamagedNs);
+  EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_, failing), Outcome::kLost);
   EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kInFlight);
   EXPECT_EQ(loader.GiveUp(block, 7), Outcome::kFailed);
   EXPECT_EQ(loader.LoadFaulted(block, 7, buffer_), Outcome::kReceived);
   EXPECT_TRUE(IsPoisoned(shared.data() + 7 * HostPageBytes()));
   // Or its unmapping would wait for somebody to read the event.
   ASSERT_TRUE(uffd_->Unregister(shared.addr(), shared.length()).ok());
-}
-
-TEST(FailingSince, EachKindOfFailureHasItsOwnPatience) {
-  FailingSince failing;
-  failing.Note(Outcome::kUnread);
-  const uint64_t unread_ns = failing.unread_ns;
-  EXPECT_GT(unread_ns, 0u);
-  EXPECT_EQ(failing.damaged_ns, 0u);
-  failing.Note(Outcome::kDamaged);
-  const uint64_t damaged_ns = failing.damaged_ns;
-  EXPECT_EQ(failing.unread_ns, unread_ns);  // it is still without its page
-  EXPECT_GE(damaged_ns, unread_ns);
-  EXPECT_GT(damaged_ns, 0u);
-  failing.Note(Outcome::kDamaged);
-  EXPECT_EQ(failing.damaged_ns, damaged_ns);
-  failing.Note(Outcome::kUnread);
-  EXPECT_EQ(failing.unread_ns, unread_ns);
-  EXPECT_EQ(failing.damaged_ns, 0u);
-  failing.Note(Outcome::kDamaged);
-  failing.Note(Outcome::kNoMemory);
-  EXPECT_EQ(failing.unread_ns, 0u);
-  EXPECT_EQ(failing.damaged_ns, 0u);
 }
 
 TEST_F(PageLoaderTest, ARunAcrossTwoMappingsArrives) {
