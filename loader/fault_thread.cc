@@ -113,6 +113,8 @@ void FaultThread::Run() {
 }
 
 void FaultThread::AwaitEvents(int64_t timeout_ns) {
+  // For the next window, while nobody waits: a huge page takes the kernel a tenth of a millisecond.
+  if (std::exchange(staging_spent_, false) && staging_->fit()) (void)staging_->Touch();
   if (served_ns_ != 0 && vain_spins_ < kMaxVainSpins) {
     while (MonotonicNs() - served_ns_ < kSpinNs) {
       if (!reader_.Wait(0)) continue;
@@ -296,6 +298,7 @@ bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
   const bool pending = block.pending(page);
   switch (LoadOrTakeOver(block, window, page)) {
     case PageLoader::Whole::kLoaded:
+      staging_spent_ = true;
       if (MonotonicNs() - begun_ns > kMaxDiskWindowNs) came_alone_ = 0;
       return true;
     case PageLoader::Whole::kNotAtHand:

@@ -122,6 +122,7 @@ class FaultThread {
   EventReader reader_;
   PageBuffer buffer_;
   std::optional<HugeStaging> staging_;  // for windows; nothing where there are no huge pages
+  bool staging_spent_ = false;          // on a window: it has none of its memory left
   std::array<Fault, kMaxParked> parked_;
   size_t parked_count_ = 0;
   bool overflowed_ = false;  // a fault found no room

@@ -28,6 +28,7 @@ using nlohmann::json;
 
 constexpr uint64_t kMemoryMib = 192;  // the guest's kernel reports none if it has little free
 constexpr uint64_t kPageSize = 4096;
+constexpr uint64_t kPages = (kMemoryMib << 20) / kPageSize;
 
 // What is wrong with what the guest has said; empty if its sums were right, and there were some.
 std::string WrongSums(const QemuProcess& qemu) {
@@ -126,27 +127,36 @@ class QemuRunning : public testing::Test {
     }
   }
 
-  static void ExpectEqual(absl::FunctionRef<void(QemuProcess&)> act) {
-    const std::string stock = scratch_->File("stock.ram");
-    const std::string lazy = scratch_->File("lazy.ram");
-    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/false, act, stock));
-    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/true, act, lazy));
+  static std::string StockRam() { return scratch_->File("stock.ram"); }
+  static std::string LazyRam() { return scratch_->File("lazy.ram"); }
 
-    std::ifstream stock_file(stock);
-    std::ifstream lazy_file(lazy);
+  static void ExpectEqual(absl::FunctionRef<void(QemuProcess&)> act) {
+    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/false, act, StockRam()));
+    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/true, act, LazyRam()));
+    const Difference difference = Compare();
+    EXPECT_EQ(difference.pages, 0)
+        << "the first is page " << difference.first << "; " << difference.zero << " are zero";
+  }
+
+  struct Difference {
+    uint64_t pages = 0;
+    uint64_t first = 0;
+    uint64_t zero = 0;  // after our load
+  };
+  static Difference Compare() {
+    std::ifstream stock_file(StockRam());
+    std::ifstream lazy_file(LazyRam());
     std::vector<char> expected(kPageSize);
     std::vector<char> page(kPageSize);
-    uint64_t differing = 0;
-    uint64_t zero = 0;
-    uint64_t first = 0;
-    for (uint64_t i = 0; i < (kMemoryMib << 20) / kPageSize; ++i) {
-      ASSERT_TRUE(stock_file.read(expected.data(), kPageSize));
-      ASSERT_TRUE(lazy_file.read(page.data(), kPageSize));
+    Difference difference;
+    for (uint64_t i = 0; i < kPages; ++i) {
+      EXPECT_TRUE(stock_file.read(expected.data(), kPageSize));
+      EXPECT_TRUE(lazy_file.read(page.data(), kPageSize));
       if (page == expected) continue;
-      if (differing++ == 0) first = i;
-      if (std::all_of(page.begin(), page.end(), [](char c) { return c == 0; })) ++zero;
+      if (difference.pages++ == 0) difference.first = i;
+      if (std::all_of(page.begin(), page.end(), [](char c) { return c == 0; })) ++difference.zero;
     }
-    EXPECT_EQ(differing, 0) << "the first is page " << first << "; " << zero << " are zero";
+    return difference;
   }
 
   static std::unique_ptr<ScratchDir> scratch_;
@@ -203,15 +213,23 @@ TEST_F(QemuRunning, BalloonInflated) {
   });
 }
 
-// The guest boots anew, over what is left of the old one's memory, and finds its sums right. Two
-// boots do not always go the same way, so their memory is not compared.
+// The guest boots anew, over what is left of the old one's memory. One boot in some goes another
+// way: the firmware has taken longer, and the kernel puts itself elsewhere, which changes more than
+// half of all pages. Then it boots again; fewer pages that differ are wrong.
 TEST_F(QemuRunning, Reset) {
   const auto reset = [](QemuProcess& qemu) {
     ASSERT_TRUE(qemu.Execute("system_reset").ok());
     ASSERT_TRUE(qemu.WaitForEvent("RESET", Soon()).ok());
     Continue(qemu);
   };
-  Run(/*lazy=*/true, reset, scratch_->File("lazy.ram"));
+  ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/false, reset, StockRam()));
+  Difference difference = {.pages = kPages};
+  for (int boots = 0; boots < 8 && difference.pages > kPages / 2; ++boots) {
+    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/true, reset, LazyRam()));
+    difference = Compare();
+  }
+  EXPECT_EQ(difference.pages, 0) << "the first is page " << difference.first << "; "
+                                 << difference.zero << " are zero";
 }
 
 }  // namespace
