@@ -13,6 +13,8 @@ namespace {
 // enough for one that stays away.
 constexpr uint64_t kMinRoundPauseNs = 10'000'000;
 constexpr uint64_t kMaxRoundPauseNs = 2'000'000'000;
+// What fails so long after the last failure is another.
+constexpr uint64_t kForgottenNs = 20'000'000'000;
 
 }  // namespace
 
@@ -85,14 +87,16 @@ void EagerQueue::PutBackForLater(const RamBlock& block, PageRun window) {
   const size_t index = entry_of_[block.index()];
   if (index == kNoEntry) return;
   entries_[index].later_page = std::min(entries_[index].later_page, window.first);
-  if (next_round_ns_ != 0) return;
-  // A window that fails long after the last round belongs to another failure.
   const uint64_t now_ns = MonotonicNs();
-  const bool again = now_ns < failed_ns_ + 2 * round_pause_ns_;
-  round_pause_ns_ = again ? std::min(2 * round_pause_ns_, kMaxRoundPauseNs) : kMinRoundPauseNs;
+  if (next_round_ns_ == 0) {
+    const bool again = failed_ns_ != 0 && now_ns < failed_ns_ + kForgottenNs;
+    round_pause_ns_ = again ? std::min(2 * round_pause_ns_, kMaxRoundPauseNs) : kMinRoundPauseNs;
+    changes_.Note();
+  }
+  // From the last that fails: where each failure takes long, a round takes longer than the pause,
+  // and whoever finishes a load would never come to the end of one.
   failed_ns_ = now_ns;
   next_round_ns_ = now_ns + round_pause_ns_;
-  changes_.Note();
 }
 
 EagerQueue::Window EagerQueue::NextInOrder() {

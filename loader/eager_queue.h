@@ -154,7 +154,7 @@ class EagerQueue {
   uint64_t next_at_ns_ ABSL_GUARDED_BY(mu_) = 0;      // the next window comes not earlier
   uint64_t next_round_ns_ ABSL_GUARDED_BY(mu_) = 0;   // nor what was put back for later
   uint64_t round_pause_ns_ ABSL_GUARDED_BY(mu_) = 0;  // before that
-  uint64_t failed_ns_ ABSL_GUARDED_BY(mu_) = 0;       // when it began
+  uint64_t failed_ns_ ABSL_GUARDED_BY(mu_) = 0;       // the last, of all rounds
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   Moments changes_;  // that Next() waits for
 };

@@ -55,7 +55,11 @@ void LoadStats::AddError(const absl::Status& error) {
   };
   if (known(errors_) || known(untold_)) return;
   if (errors_.size() < kMaxErrors) errors_.push_back(message);
-  if (tells_ && untold_.size() < kMaxUntold) untold_.push_back(message);
+  if (tells_ && untold_.size() < kMaxUntold) {
+    untold_.push_back(message);
+  } else if (tells_) {
+    ++more_untold_;
+  }
   count_.fetch_add(1, std::memory_order_release);
 }
 
@@ -88,7 +92,10 @@ bool LoadStats::any_untold() const {
 
 LoadStats::Untold LoadStats::TakeUntold() {
   absl::MutexLock lock(&mu_);
-  return {.messages = std::exchange(untold_, {}), .upto = error_count()};
+  Untold untold{.messages = std::exchange(untold_, {}), .upto = error_count()};
+  const uint64_t more = std::exchange(more_untold_, 0);
+  if (more > 0) untold.messages.push_back(absl::StrCat("and ", more, " more"));
+  return untold;
 }
 
 void LoadStats::AddNote(std::string note) {

@@ -102,7 +102,8 @@ struct LoadStats {
   // Errors are to be told to somebody before anybody can die of them: by the one caller of these.
   // Before the load begins.
   void TellErrors() { tells_ = true; }
-  // Those that came since the last call, up to kMaxUntold of them. MarkTold() when they are told.
+  // Those that came since the last call; of more than kMaxUntold, how many more. MarkTold() when
+  // they are told.
   struct Untold {
     std::vector<std::string> messages;
     uint64_t upto = 0;
@@ -130,6 +131,7 @@ struct LoadStats {
   mutable absl::Mutex mu_;
   std::vector<std::string> errors_ ABSL_GUARDED_BY(mu_);
   std::vector<std::string> untold_ ABSL_GUARDED_BY(mu_);
+  uint64_t more_untold_ ABSL_GUARDED_BY(mu_) = 0;
   std::string unread_ ABSL_GUARDED_BY(mu_);
   uint64_t unread_first_ns_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t unread_last_ns_ ABSL_GUARDED_BY(mu_) = 0;

@@ -42,15 +42,17 @@ bool FailingPages::NoteAndTell(uint64_t page, Outcome outcome) {
 
 void FailingPages::Patience::BeginLook(uint64_t pages, uint64_t length_ns, uint64_t now_ns) {
   if (part == kParts) {
-    begun_ns = now_ns;
+    begun_ns = 0;
     part = 0;
     before = PageBitmap();
     now = PageBitmap(pages);
     return;
   }
+  const bool first = begun_ns == 0;
+  if (first) begun_ns = now_ns;
   // A look may take longer than a part.
   const uint64_t next = std::min(kParts, (now_ns - begun_ns) * kParts / length_ns);
-  if (next == part) return;
+  if (next == part && !first) return;
   part = next;
   PageBitmap ended = std::exchange(now, PageBitmap(pages));
   if (before.size() == 0) {

@@ -45,8 +45,9 @@ class FailingSince {
 };
 
 // Of all pages of a block, which somebody looks at again and again. There are bits for each page,
-// and no times: a page is lost if it fails at the end of its patience, and has failed in each part
-// of it before. As one patience of the block follows another, a page may be asked for twice as long.
+// and no times: a patience begins when a first look has ended, and a page is lost if it fails when
+// it is over, and has failed in that look and in each part of it. As one patience of the block
+// follows another, a page may be asked for twice as long.
 //
 // Threads: one at a time.
 class FailingPages {
@@ -64,7 +65,7 @@ class FailingPages {
     void BeginLook(uint64_t pages, uint64_t length_ns, uint64_t now_ns);
     void Forget(uint64_t page);
 
-    uint64_t begun_ns = 0;
+    uint64_t begun_ns = 0;   // 0: the first look is going on
     uint64_t part = kParts;  // of kParts, and then one look that tells
     PageBitmap before;       // which have failed in all parts before this; empty in the first
     PageBitmap now;          // and in this

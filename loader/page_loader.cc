@@ -61,6 +61,9 @@ constexpr uint64_t kMaxInstallBytes = 64 << 10;
 // The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
 constexpr uint64_t kMaxPageBytes = 1 << 30;
 
+// Pages that are told lost as one.
+constexpr uint64_t kMaxLostRun = 512;
+
 // Sleeps a little longer each time.
 class Backoff {
  public:
@@ -261,32 +264,48 @@ void PageLoader::LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& 
   failing.BeginLook(MonotonicNs());
   for (PageRun part = block.FindPending(0, block.pages()); part.count > 0 && !quit_;
        part = block.FindPending(part.first + 1, block.pages())) {
-    const PageRun one{part.first, 1};
-    absl::Status why = ReadRun(parts_.demand, block, one, content);
+    const uint64_t page = part.first;
+    if (lost.count > 0 && (lost.end() != page || lost.count == kMaxLostRun)) {
+      LoseRun(block, std::exchange(lost, {}), why_lost, tell_by_ns);
+    }
+    absl::Status why = ReadRun(parts_.demand, block, {page, 1}, content);
     Outcome outcome;
     if (why.ok()) {
-      outcome = InstallAhead(block, one, content);
-      if (!block.pending(one.first)) continue;
-      why = RefusedError(block, one.first);
+      outcome = InstallAhead(block, {page, 1}, content);
+      if (!block.pending(page)) continue;
+      why = RefusedError(block, page);
     } else {
       outcome = OutcomeOf(why);
       NoteUnread(why);
     }
-    if (!failing.NoteAndTell(one.first, outcome) || block.Claim(one) == 0) continue;
-    if (lost.end() != one.first) {
-      LoseAndGiveUp(block, lost, why_lost, tell_by_ns);
-      lost = {one.first, 0};
+    if (!failing.NoteAndTell(page, outcome)) continue;
+    if (lost.count == 0) {
+      lost.first = page;
+      why_lost = std::move(why);
     }
-    if (lost.count++ == 0) why_lost = std::move(why);
+    ++lost.count;
   }
-  LoseAndGiveUp(block, lost, why_lost, tell_by_ns);
+  LoseRun(block, lost, why_lost, tell_by_ns);
+}
+
+// What is still pending of it: until here, a fault on one of its pages is served as any other.
+void PageLoader::LoseRun(RamBlock& block, PageRun run, const absl::Status& why,
+                         uint64_t& tell_by_ns) {
+  const Trip trip(trips_);
+  for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0;
+       part = block.FindPending(part.end(), run.end())) {
+    part.count = block.Claim(part);
+    if (part.count > 0) {
+      LoseClaimed(block, part, why, tell_by_ns);
+    } else {
+      part.count = 1;  // a fault was faster
+    }
+  }
 }
 
 // REQUIRES: the run is claimed by the caller.
-void PageLoader::LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why,
-                               uint64_t& tell_by_ns) {
-  if (run.count == 0) return;
-  const Trip trip(trips_);
+void PageLoader::LoseClaimed(RamBlock& block, PageRun run, const absl::Status& why,
+                             uint64_t& tell_by_ns) {
   const std::string more =
       run.count > 1 ? absl::StrCat("; pages ", run.first, " to ", run.end() - 1, " alike") : "";
   if (Lose(block, run, absl::Status(why.code(), absl::StrCat(why.message(), more))) !=
@@ -401,12 +420,14 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
 
 // REQUIRES: the run is claimed by the caller.
 Outcome PageLoader::Lose(const RamBlock& block, PageRun run, const absl::Status& why) {
-  bool unwanted;
+  bool wanted = false;
   {
     const InsideGate inside(parts_.gate);
-    unwanted = run.count == 1 && block.received(run.first);  // discarded meanwhile: it is zero
+    for (uint64_t page = run.first; page < run.end() && !wanted; ++page) {
+      wanted = !block.received(page);  // else it was discarded meanwhile: it is zero
+    }
   }
-  if (unwanted) {
+  if (!wanted) {
     Wake(block, run);
     return Outcome::kReceived;
   }

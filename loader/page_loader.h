@@ -63,7 +63,8 @@ class PageLoader {
 
   // Brings what is pending in the block, for a caller who cannot go on without it. What cannot be
   // read stays pending until `failing`, which is of this block, tells that it is lost; then it is
-  // given up, as soon as the reason is told, or after kMaxTellingNs. `buffer` holds a page.
+  // given up, as soon as the reason is told, or kMaxTellingNs after the first reason of the call.
+  // `buffer` holds a page.
   void LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& failing);
 
   // What became of a window that somebody touched.
@@ -102,6 +103,9 @@ class PageLoader {
   // nothing but memory that is in use, however much swap there is.
   void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
                  std::atomic<uint64_t>* also = nullptr, bool short_of_memory = false);
+
+  // Touch() when loading ahead has its turn, which leaves the disk to faults meanwhile.
+  bool TouchInTurn(HugeStaging& staging) const;
 
   // LoadAhead() for `run` that fills one huge page of the host, zero pages included, which then
   // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory
@@ -178,7 +182,8 @@ class PageLoader {
                       std::atomic<uint64_t>* also);
   void NoteUnread(const absl::Status& read) const;
   Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
-  void LoseAndGiveUp(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
+  void LoseRun(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
+  void LoseClaimed(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
   Outcome StopVm(const absl::Status& why);
   Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
   Installed InstallZero(const RamBlock& block, uint64_t page) const;

@@ -18,6 +18,12 @@
 
 namespace ramjet {
 
+bool PageLoader::TouchInTurn(HugeStaging& staging) const {
+  bool touched = false;
+  parts_.bulk.InTurn([&] { touched = staging.Touch(); });
+  return touched;
+}
+
 void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
                                std::atomic<uint64_t>* also) {
   staging.PlaceFor(block.AddrOf(run.first));

@@ -48,6 +48,16 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
   return absl::OkStatus();
 }
 
+// As a piece of the last size would.
+void ReadPacer::Bulk::InTurn(absl::FunctionRef<void()> prepare) const {
+  std::unique_lock<std::mutex> turn(pacer_.turn_, std::defer_lock);
+  if (pacer_.bytes_.load(std::memory_order_relaxed) < kMaxPieceBytes &&
+      pacer_.slow_.load(std::memory_order_relaxed)) {
+    turn.lock();
+  }
+  prepare();
+}
+
 // Leaves it to NextBytes() to draw conclusions.
 bool ReadPacer::Bulk::BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
                                 absl::Span<uint8_t> buffer) const {

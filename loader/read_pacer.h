@@ -87,6 +87,7 @@ class ReadPacer {
     explicit Bulk(ReadPacer& pacer) : pacer_(pacer) {}
     absl::Status ReadPages(size_t block, uint64_t offset,
                            absl::Span<uint8_t> buffer) const override;
+    void InTurn(absl::FunctionRef<void()> prepare) const override;
     bool BeginRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,
                    absl::Span<uint8_t> buffer) const override;
     absl::Status EndRead(ReadQueue& queue, size_t slot, size_t block, uint64_t offset,

@@ -507,6 +507,10 @@ absl::Status SnapshotLoader::Detach() {
   }
   std::unique_ptr<SnapshotLease> lease;
   absl::MutexLock lock(&mu_);
+  // Once more: a block may have been attached meanwhile.
+  if (!abandoned_.load() && !complete()) {
+    return absl::FailedPreconditionError("pages are still owed to the guest");
+  }
   End();
   lease = std::move(lease_);
   return absl::OkStatus();

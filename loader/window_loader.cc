@@ -10,9 +10,6 @@ namespace {
 
 // More would leave the processor's second-level cache between its reading and its copying.
 constexpr uint64_t kMaxRunBytes = 256 << 10;
-// While there was memory each time, one huge page in so many is asked for before it is read to, to
-// learn whether there still is.
-constexpr uint32_t kTouchedOneIn = 8;
 
 }  // namespace
 
@@ -120,9 +117,7 @@ bool WindowLoader::HaveStaging() {
     if (staging.ok()) staging_.emplace(*std::move(staging));
   }
   if (!staging_) return false;
-  // Not each time: what is read later touches it while no other thread may read (ReadPacer), and
-  // the disk has more time for faults. Their longest waits were a tenth longer otherwise.
-  if (short_of_memory_ || stagings_++ % kTouchedOneIn == 0) short_of_memory_ = !staging_->Touch();
+  short_of_memory_ = !loader_.TouchInTurn(*staging_);
   return !short_of_memory_;
 }
 

@@ -79,7 +79,6 @@ class WindowLoader {
   std::optional<HugeStaging> staging_;
   bool staging_refused_ = false;
   bool short_of_memory_ = false;  // when the last huge page was asked for
-  uint32_t stagings_ = 0;         // asked for so far
 
   ReadQueue reads_;
   std::array<Slot, ReadQueue::kMost> slots_;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 
@@ -35,6 +36,10 @@ class PageSource {
   virtual absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const {
     return ReadPages(block, offset, buffer);
   }
+
+  // Calls `prepare`, which takes the caller some time before ReadPages(), when that would read:
+  // where reads take turns, for the time of one.
+  virtual void InTurn(absl::FunctionRef<void()> prepare) const { prepare(); }
 
   // Begins what ReadPages() would do, in a slot of `queue`, and does not wait for it; false:
   // nothing has begun, and ReadPages() it is. `buffer` is not to be touched until EndRead().

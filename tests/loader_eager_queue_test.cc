@@ -118,6 +118,22 @@ TEST(EagerQueue, WhatIsPutBackForLaterComesWhenNothingElseIsLeft) {
   EXPECT_EQ(NextRun(queue), (PageRun{kWindowPages, kWindowPages}));
 }
 
+// The next round began at once, and so on for ever: who finished a load never saw the queue empty.
+TEST(EagerQueue, ARoundOfSlowFailuresIsFollowedByAPause) {
+  RamBlock block = Block(0, kHost, 2 * kWindowPages, {{0, 2 * kWindowPages}});
+  EagerQueue queue(1);
+  queue.Add(block, HugePages::kNever);
+  for (int round = 0; round < 6; ++round) {
+    const std::optional<EagerQueue::Window> first = queue.Next();
+    queue.PutBackForLater(block, first->run);
+    absl::SleepFor(absl::Milliseconds(25));  // of the second failure
+    const std::optional<EagerQueue::Window> second = queue.Next();
+    ASSERT_EQ(second->run.first, kWindowPages);
+    queue.PutBackForLater(block, second->run);
+  }
+  EXPECT_FALSE(queue.TryNext().has_value());  // for the 320 ms of the sixth round
+}
+
 TEST(EagerQueue, WhoHurriesKnowsNoLimitAndNoHold) {
   RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
   EagerQueue queue(1, /*bytes_per_s=*/1);

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <memory>
@@ -124,6 +125,65 @@ TEST(Failure, Invariant12AheadOfNeedADiskThatIsGoneDestroysNothing) {
     }
     EXPECT_EQ(stats.poisoned, 0u);
     EXPECT_EQ(load.loader->attached_pages().missing, 0u);
+  }
+}
+
+// A disk that takes 30 ms to say no: the pages that it refuses were tried ahead of need again and
+// again, without an end, and never told lost.
+TEST(Failure, Invariant6WhoFinishesComesToAnEndWhereEachErrorTakesLong) {
+  SKIP_WITHOUT_POISON();
+  static constexpr std::array<uint64_t, 3> kBad = {100, 1124, 1624};
+  class SlowToFail : public PageSource {
+   public:
+    explicit SlowToFail(const Snapshot& snapshot) : snapshot_(snapshot) {}
+    absl::Status ReadPages(size_t block, uint64_t offset,
+                           absl::Span<uint8_t> buffer) const override {
+      for (const uint64_t page : kBad) {
+        if (page * HostPageBytes() < offset || page * HostPageBytes() >= offset + buffer.size()) {
+          continue;
+        }
+        absl::SleepFor(absl::Milliseconds(30));
+        return absl::UnavailableError("bad sector");
+      }
+      return snapshot_.ReadPages(block, offset, buffer);
+    }
+
+   private:
+    const Snapshot& snapshot_;
+  };
+  const std::shared_ptr<Snapshot> snapshot = OneBlockSnapshot(2048, {{0, 2048}});
+  const SlowToFail source(*snapshot);
+  GuestMemory memory(2048 * HostPageBytes(), MemoryKind::kPrivate);
+  const std::unique_ptr<SnapshotLoader> loader =
+      *SnapshotLoader::Create(snapshot, SnapshotLoader::Options{}, &source);
+  ASSERT_TRUE(loader->Attach(0, memory.mapping()).ok());
+  ASSERT_TRUE(loader->Finish().ok());
+  EXPECT_EQ(loader->stats().poisoned, kBad.size());
+  EXPECT_TRUE(memory.HoldsPattern(101));
+}
+
+// Both said OK, and the guest had zeros: nothing seemed to be missing before the block was there.
+TEST(Failure, WhoDetachesWhileABlockIsAttachedIsRefused) {
+  SKIP_WITHOUT_USERFAULTFD();
+  for (int i = 0; i < 20; ++i) {
+    const std::shared_ptr<Snapshot> snapshot = OneBlockSnapshot(16384, {{0, 16384}});
+    GuestMemory memory(16384 * HostPageBytes(), MemoryKind::kPrivate);
+    const std::unique_ptr<SnapshotLoader> loader =
+        *SnapshotLoader::Create(snapshot, SnapshotLoader::Options{});
+    std::atomic<bool> begun{false};
+    absl::Status attached;
+    std::thread attacher([&] {
+      begun = true;
+      attached = loader->Attach(0, memory.mapping());
+    });
+    while (!begun) std::this_thread::yield();
+    absl::SleepFor(absl::Microseconds(20 * i));
+    const absl::Status detached = loader->Detach();
+    attacher.join();
+    EXPECT_FALSE(attached.ok() && detached.ok());
+    if (attached.ok()) {
+      EXPECT_TRUE(memory.HoldsPattern(5));
+    }
   }
 }
 

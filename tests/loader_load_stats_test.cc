@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "loader/load_stats.h"
 
 namespace ramjet {
@@ -60,6 +62,18 @@ TEST(LoadStats, AnErrorThatComesAgainIsToldOnce) {
   stats.MarkTold(untold.upto);
   EXPECT_TRUE(stats.told(1));
   EXPECT_FALSE(stats.any_untold());
+}
+
+// 100 threads died of poison, and 64 reasons were told.
+TEST(LoadStats, OfTooManyErrorsAtOnceItIsToldHowMany) {
+  LoadStats stats;
+  stats.TellErrors();
+  for (int i = 0; i < 100; ++i) stats.AddError(absl::DataLossError(absl::StrCat("page ", i)));
+  const LoadStats::Untold untold = stats.TakeUntold();
+  EXPECT_EQ(untold.messages.size(), 65u);
+  EXPECT_EQ(untold.messages.back(), "and 36 more");
+  stats.AddError(absl::DataLossError("page 100"));
+  EXPECT_EQ(stats.TakeUntold().messages, std::vector<std::string>{"page 100"});
 }
 
 }  // namespace
