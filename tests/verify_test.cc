@@ -156,6 +156,16 @@ TEST(Verify, ChecksumsReplaceNoSnapshot) {
   EXPECT_EQ(file.Read(), BytesOf(SmallContent()));
 }
 
+// -1 was the largest of all rates, and a record for "nan" seconds never ended.
+TEST(Run, NumbersThatMeanNothingAreRefused) {
+  const TempFile record;
+  for (const std::string& options :
+       {std::string("--eager-rate -1"), std::string("--eager-rate 99999999999999999999"),
+        absl::StrCat("--record ", record.path(), " --record-for nan")}) {
+    EXPECT_EQ(Ramjet(absl::StrCat("run ", options, " -- /bin/true")).status, 2) << options;
+  }
+}
+
 // As `ramjet convert` never replaces what it reads; before QEMU, which is not there, is started.
 TEST(Run, OutputsReplaceNothingThatIsRead) {
   const TempFile file(BytesOf(SmallContent()));

@@ -241,7 +241,8 @@ int main(int argc, char** argv) {
          "Load ahead no more than that in a second, e.g. 200MB (default: no limit). Ignored "
          "where there is\nno lease on the snapshot, or somebody waits to write to it")
       ->type_name("BYTES")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 60));  // -1 is a large number, too
   run->add_option("--whole-windows", whole_windows,
                   "Who touches a page gets the huge page around it, if the page cache has it, or "
                   "the guest goes\non asking a fast disk: a longer wait once, and then none "
@@ -263,6 +264,9 @@ int main(int argc, char** argv) {
                   "ends\n(default: 5)")
       ->type_name("SECONDS")
       ->check(CLI::Range(0.0, 1e6))
+      ->check([](const std::string& word) {
+        return word.find_first_of("nN") == std::string::npos ? "" : "no number: " + word;
+      })
       ->needs(record);
   run->add_option(
          "--working-set", run_options.working_set,
