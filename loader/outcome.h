@@ -24,7 +24,7 @@ enum class Outcome {
 // How long a page is asked for again that cannot be read, if the disk may yet give it, and if the
 // file has something else there or has ended: long enough for a disk that is gone for a moment, and
 // short enough for a guest that is better told of a broken one. Only such failures use this time
-// up. What a page waits for memory is left out of it, and damage begins anew when the disk was gone.
+// up. What a page waits for memory is left out of it. Damage begins anew when the disk was gone.
 inline constexpr uint64_t kMaxUnreadNs = 2'000'000'000;
 inline constexpr uint64_t kMaxDamagedNs = 60'000'000;
 

@@ -325,8 +325,8 @@ void PageLoader::LoseClaimed(RamBlock& block, PageRun run, const absl::Status& w
   }
 }
 
-// `content` is that of the whole run. The outcome is that of its last page, or of the first that has
-// stopped it.
+// `content` is that of the whole run. The outcome is that of its last page, or of the first that
+// has stopped it.
 Outcome PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
                                  std::atomic<uint64_t>* also) {
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());

@@ -72,8 +72,8 @@ TEST(Failure, Invariant5AFaultThatWaitsForTheDiskToRecoverHoldsNobodyUp) {
   sufferer.join();
 }
 
-// A disk that was gone for a tenth of a second, and a page that is damaged once when it is back: all
-// that time was held against the page, which was lost at once, and in shared memory the VM with it.
+// A disk that was gone for a tenth of a second, and a page that is damaged once after it. All that
+// time was held against the page. It was lost at once, and in shared memory the VM with it.
 TEST(Failure, Invariant6WhatTheDiskWasGoneForIsNotHeldAgainstADamagedPage) {
   SKIP_WITHOUT_USERFAULTFD();
   for (const MemoryKind kind : {MemoryKind::kPrivate, MemoryKind::kShared}) {
