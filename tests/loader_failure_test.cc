@@ -165,24 +165,24 @@ TEST(Failure, Invariant6WhoFinishesComesToAnEndWhereEachErrorTakesLong) {
 // Both said OK, and the guest had zeros: nothing seemed to be missing before the block was there.
 TEST(Failure, WhoDetachesWhileABlockIsAttachedIsRefused) {
   SKIP_WITHOUT_USERFAULTFD();
-  for (int i = 0; i < 20; ++i) {
-    const std::shared_ptr<Snapshot> snapshot = OneBlockSnapshot(16384, {{0, 16384}});
-    GuestMemory memory(16384 * HostPageBytes(), MemoryKind::kPrivate);
+  for (uint64_t i = 0; i < 200; ++i) {
+    GuestMemory memory(64 * HostPageBytes(), MemoryKind::kPrivate);
     const std::unique_ptr<SnapshotLoader> loader =
-        *SnapshotLoader::Create(snapshot, SnapshotLoader::Options{});
-    std::atomic<bool> begun{false};
+        *SnapshotLoader::Create(OneBlockSnapshot(64, {{0, 64}}), SnapshotLoader::Options{});
+    std::atomic<uint64_t> begun_ns{0};
     absl::Status attached;
     std::thread attacher([&] {
-      begun = true;
+      begun_ns = MonotonicNs();
       attached = loader->Attach(0, memory.mapping());
     });
-    while (!begun) std::this_thread::yield();
-    absl::SleepFor(absl::Microseconds(20 * i));
+    // At every moment of the attaching, which takes some tens of microseconds.
+    while (begun_ns == 0 || MonotonicNs() < begun_ns + i * 500) {
+    }
     const absl::Status detached = loader->Detach();
     attacher.join();
-    EXPECT_FALSE(attached.ok() && detached.ok());
+    ASSERT_FALSE(attached.ok() && detached.ok()) << i;
     if (attached.ok()) {
-      EXPECT_TRUE(memory.HoldsPattern(5));
+      ASSERT_TRUE(memory.HoldsPattern(5)) << i;
     }
   }
 }
