@@ -38,8 +38,7 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
   while (!buffer.empty()) {
     const uint64_t piece_bytes = std::min(pacer_.NextBytes(), kMaxPieceBytes);
     const absl::Span<uint8_t> piece = buffer.first(std::min<uint64_t>(piece_bytes, buffer.size()));
-    std::unique_lock<std::mutex> turn(pacer_.turn_, std::defer_lock);
-    if (piece_bytes < kMaxPieceBytes && pacer_.slow_.load(std::memory_order_relaxed)) turn.lock();
+    const std::unique_lock<std::mutex> turn = pacer_.AwaitTurn(piece_bytes);
     absl::Status read = pacer_.ReadPiece(block, offset, piece);
     if (!read.ok()) return read;
     offset += piece.size();
@@ -50,11 +49,7 @@ absl::Status ReadPacer::Bulk::ReadPages(size_t block, uint64_t offset,
 
 // As a piece of the last size would.
 void ReadPacer::Bulk::InTurn(absl::FunctionRef<void()> prepare) const {
-  std::unique_lock<std::mutex> turn(pacer_.turn_, std::defer_lock);
-  if (pacer_.bytes_.load(std::memory_order_relaxed) < kMaxPieceBytes &&
-      pacer_.slow_.load(std::memory_order_relaxed)) {
-    turn.lock();
-  }
+  const auto turn = pacer_.AwaitTurn(pacer_.bytes_.load(std::memory_order_relaxed));
   prepare();
 }
 
@@ -82,6 +77,13 @@ absl::Status ReadPacer::Bulk::EndRead(ReadQueue& queue, size_t slot, size_t bloc
   absl::Status read = pacer_.bulk_source_.EndRead(queue, slot, block, offset, buffer);
   pacer_.under_way_bytes_.fetch_sub(buffer.size(), std::memory_order_relaxed);
   return read;
+}
+
+// Holds nothing where reads of pieces so large do not come one at a time.
+std::unique_lock<std::mutex> ReadPacer::AwaitTurn(uint64_t piece_bytes) {
+  std::unique_lock<std::mutex> turn(turn_, std::defer_lock);
+  if (piece_bytes < kMaxPieceBytes && slow_.load(std::memory_order_relaxed)) turn.lock();
+  return turn;
 }
 
 uint64_t ReadPacer::NextBytes() {

@@ -104,6 +104,7 @@ class ReadPacer {
   };
 
   uint64_t NextBytes();
+  std::unique_lock<std::mutex> AwaitTurn(uint64_t piece_bytes);
   absl::Status ReadPiece(size_t block, uint64_t offset, absl::Span<uint8_t> piece);
 
   const PageSource& demand_source_;

@@ -502,12 +502,8 @@ uint64_t SnapshotLoader::MissingPages() const {
 }
 
 absl::Status SnapshotLoader::Detach() {
-  if (!abandoned_.load() && !complete()) {
-    return absl::FailedPreconditionError("pages are still owed to the guest");
-  }
   std::unique_ptr<SnapshotLease> lease;
-  absl::MutexLock lock(&mu_);
-  // Once more: a block may have been attached meanwhile.
+  absl::MutexLock lock(&mu_);  // a block that is being attached counts
   if (!abandoned_.load() && !complete()) {
     return absl::FailedPreconditionError("pages are still owed to the guest");
   }

@@ -264,7 +264,7 @@ int main(int argc, char** argv) {
                   "ends\n(default: 5)")
       ->type_name("SECONDS")
       ->check(CLI::Range(0.0, 1e6))
-      ->check([](const std::string& word) {
+      ->check([](const std::string& word) {  // nan is in every range
         return word.find_first_of("nN") == std::string::npos ? "" : "no number: " + word;
       })
       ->needs(record);
