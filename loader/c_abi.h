@@ -20,11 +20,14 @@
 #include "absl/strings/string_view.h"
 #include "loader/indexed_buffers.h"
 #include "loader/snapshot_loader.h"
+#include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
 
 struct ramjet_handle {
   std::shared_ptr<ramjet::Snapshot> snapshot;
   std::unique_ptr<ramjet::SnapshotLoader> loader;  // nullptr: RAMJET_NOT_LAZY
+  // Without a loader, which has its own; none unless asked for.
+  std::optional<ramjet::BoundChecksums> checksums;
 };
 
 struct ramjet_buffers {

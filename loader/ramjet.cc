@@ -12,16 +12,15 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "loader/c_abi.h"
+#include "loader/read_block.h"
 #include "loader/snapshot_loader.h"
 #include "loader/stats_json.h"
+#include "mappedram/checksums.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
-#include "mappedram/zero_scan.h"
 
 namespace ramjet {
 namespace {
-
-constexpr uint64_t kClearBytes = 4096;  // at a time; no system's pages are smaller
 
 absl::StatusOr<SnapshotLoader::Options> ReadOptions(const ramjet_options& given) {
   SnapshotLoader::Options options{.uffd = given.uffd, .device_fd = given.device_fd};
@@ -98,30 +97,12 @@ std::string StatsText(const ramjet_handle& load) {
   return FormatStats(content, &load.loader->stats());
 }
 
-// Makes zero what is not, without touching what is.
-void ClearUnlessZero(absl::Span<uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const absl::Span<uint8_t> page = bytes.first(std::min<uint64_t>(kClearBytes, bytes.size()));
-    if (!IsZero(page)) std::memset(page.data(), 0, page.size());
-    bytes.remove_prefix(page.size());
-  }
-}
-
-absl::Status ReadBlock(const Snapshot& snapshot, size_t index, absl::Span<uint8_t> to) {
+absl::Status ReadPlain(const ramjet_handle& load, size_t index, absl::Span<uint8_t> to) {
+  const Snapshot& snapshot = *load.snapshot;
   const SnapshotBlock& block = snapshot.blocks()[index];
   const PageBitmap& nonzero = snapshot.nonzero(index);
-  uint64_t done = 0;
-  for (auto run = nonzero.FindRun(true, 0, nonzero.size()); run;
-       run = nonzero.FindRun(true, run->end(), nonzero.size())) {
-    const uint64_t offset = run->first * block.page_size;
-    const uint64_t length = run->count * block.page_size;
-    ClearUnlessZero(to.subspan(done, offset - done));
-    absl::Status read = snapshot.ReadPages(index, offset, to.subspan(offset, length));
-    if (!read.ok()) return read;
-    done = offset + length;
-  }
-  ClearUnlessZero(to.subspan(done, block.used_length - done));
-  return absl::OkStatus();
+  if (!load.checksums) return ReadBlock(snapshot, block, index, nonzero, to);
+  return ReadBlock(CheckedSource(snapshot, *load.checksums), block, index, nonzero, to);
 }
 
 }  // namespace
@@ -152,7 +133,14 @@ int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle**
     return result == -EINVAL ? -EBADMSG : result;
   }
   if ((given->flags & RAMJET_NOT_LAZY) != 0) {
-    *load = new ramjet_handle{*std::move(snapshot), nullptr};
+    std::optional<ramjet::BoundChecksums> checksums;
+    if (!read->checksums.empty()) {
+      absl::StatusOr<ramjet::BoundChecksums> bound =
+          ramjet::BoundChecksums::Read(read->checksums, **snapshot);
+      if (!bound.ok()) return Result(bound.status());
+      checksums.emplace(*std::move(bound));
+    }
+    *load = new ramjet_handle{*std::move(snapshot), nullptr, std::move(checksums)};
     return 0;
   }
   absl::StatusOr<std::unique_ptr<ramjet::SnapshotLoader>> loader =
@@ -161,7 +149,7 @@ int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle**
     const int result = Result(loader.status());
     return result == -ENOTSUP ? -EPERM : result;
   }
-  *load = new ramjet_handle{*std::move(snapshot), *std::move(loader)};
+  *load = new ramjet_handle{*std::move(snapshot), *std::move(loader), std::nullopt};
   return 0;
 }
 
@@ -217,11 +205,9 @@ int ramjet_read_block(const ramjet_handle* load, const char* idstr, void* to, ui
     return Fail(EINVAL, absl::StrCat("block \"", idstr, "\" is ", used_length,
                                      " bytes long, and there is room for ", length));
   }
-  if (load->loader != nullptr && load->loader->attached(*index)) {
-    return Fail(EALREADY, absl::StrCat("block \"", idstr, "\" is attached"));
-  }
-  return Result(ramjet::ReadBlock(*load->snapshot, *index,
-                                  absl::MakeSpan(static_cast<uint8_t*>(to), used_length)));
+  const absl::Span<uint8_t> memory(static_cast<uint8_t*>(to), used_length);
+  if (load->loader != nullptr) return Result(load->loader->ReadUnattached(*index, memory));
+  return Result(ramjet::ReadPlain(*load, *index, memory));
 }
 
 int ramjet_start_eager(ramjet_handle* load) {

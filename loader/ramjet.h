@@ -478,7 +478,7 @@ struct ramjet_block {
 /* Makes `block->host` the memory of that block of the snapshot. What was there is dropped; when the
  * call returns, every access sees the snapshot's content, at once or as soon as it is read. After
  * a failure nobody waits for faults there, and the memory's content is unspecified: try again, or
- * load it by ramjet_read_block().
+ * load it by ramjet_read_block(). Waits for a ramjet_read_block() of that block that is under way.
  * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -ENOTSUP: this memory cannot
  * be loaded lazily (of a file on disk, locked, registered with another userfaultfd, ...). -EPERM: a
  * seccomp filter denies every way to fill memory through `alias` (convention 10). */
@@ -488,7 +488,7 @@ RAMJET_API int ramjet_attach(ramjet *load, const struct ramjet_block *block);
  * at least its used_length. Bytes that are zero already are not written, so that memory which
  * nobody has used stays so.
  * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -EIO, -EILSEQ: it cannot be
- * read. */
+ * read, or is not what it was when the checksums were made. */
 RAMJET_API int ramjet_read_block(const ramjet *load, const char *idstr, void *to, uint64_t length);
 
 /* Starts loading what nobody has touched yet, of blocks attached by now or later. Without it pages

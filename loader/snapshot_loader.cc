@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "loader/outcome.h"
 #include "loader/page_buffer.h"
+#include "loader/read_block.h"
 #include "loader/replace_file.h"
 #include "loader/thread.h"
 #include "loader/window_loader.h"
@@ -73,6 +74,10 @@ void TakeAway(uintptr_t start, uintptr_t end) {
   (void)munmap(memory, end - start);
 }
 
+absl::Status AttachedError(const SnapshotBlock& block) {
+  return absl::AlreadyExistsError(absl::StrCat("block \"", block.idstr, "\" is attached"));
+}
+
 absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
                                                             const Snapshot& snapshot) {
   if (path.empty()) return std::nullopt;
@@ -103,7 +108,12 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
   absl::StatusOr<std::optional<BoundChecksums>> checksums =
       BindChecksums(options.checksums, *snapshot);
   if (!checksums.ok()) return checksums.status();
-  snapshot->OpenBulk(options.direct);
+  // Its bitmaps would be gone: every page would be one of zeros.
+  if (!snapshot->OpenBulk(options.direct)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(snapshot->file().name(),
+                     ": this Snapshot is, or was, another loader's: open the file anew"));
+  }
   snapshot->file().WatchForWrites();
   std::unique_ptr<SnapshotLoader> self(new SnapshotLoader(std::move(snapshot), options, source,
                                                           *std::move(checksums),
@@ -148,10 +158,11 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
       checksums_(std::move(checksums)),
       checked_demand_(Check(source != nullptr ? *source : *snapshot_, checksums_)),
       checked_bulk_(Check(source != nullptr ? *source : snapshot_->bulk(), checksums_)),
-      pacer_(Either(checked_demand_, source != nullptr ? *source : *snapshot_),
-             Either(checked_bulk_, source != nullptr ? *source : snapshot_->bulk())),
+      demand_(Either(checked_demand_, source != nullptr ? *source : *snapshot_)),
+      pacer_(demand_, Either(checked_bulk_, source != nullptr ? *source : snapshot_->bulk())),
       map_(snapshot_->blocks().size()),
       attached_(snapshot_->blocks().size()),
+      readers_(snapshot_->blocks().size()),
       uffd_(std::move(uffd)),
       loader_(PageLoader::Parts{.demand = pacer_.demand(),
                                 .demand_bulk = pacer_.demand_bulk(),
@@ -176,10 +187,12 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   }
   const SnapshotBlock& stored = snapshot_->blocks()[block];
   absl::MutexLock lock(&mu_);
+  // A reader needs the bitmap that the block takes along.
+  const auto unread = [this, block]()
+                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return readers_[block] == 0; };
+  mu_.Await(absl::Condition(&unread));
   if (!uffd_) return absl::FailedPreconditionError("the load has ended");
-  if (attached_[block]) {
-    return absl::AlreadyExistsError(absl::StrCat("block \"", stored.idstr, "\" is attached"));
-  }
+  if (attached_[block]) return AttachedError(stored);
   const absl::StatusOr<HostMemory> host = CheckMapping(stored, mapping);
   if (!host.ok()) return host.status();
   const uint64_t page_size = host->page_size;
@@ -208,6 +221,19 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   attached_[block] = true;
   blocks_.push_back(std::move(ram));
   return absl::OkStatus();
+}
+
+absl::Status SnapshotLoader::ReadUnattached(size_t block, absl::Span<uint8_t> to) {
+  const SnapshotBlock& stored = snapshot_->blocks()[block];
+  {
+    absl::MutexLock lock(&mu_);
+    if (attached_[block]) return AttachedError(stored);
+    ++readers_[block];
+  }
+  absl::Status read = ReadBlock(demand_, stored, block, snapshot_->nonzero(block), to);
+  absl::MutexLock lock(&mu_);
+  --readers_[block];
+  return read;
 }
 
 // Not before the guest is about to run: a new thread would be a rival to the one that resumes it.

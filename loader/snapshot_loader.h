@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "loader/eager_queue.h"
 #include "loader/eager_thread.h"
 #include "loader/fault_thread.h"
@@ -35,6 +36,7 @@
 #include "loader/working_set_thread.h"
 #include "mappedram/bulk_reader.h"
 #include "mappedram/checksums.h"
+#include "mappedram/page_source.h"
 #include "mappedram/snapshot.h"
 #include "uffd/huge_page_advice.h"
 #include "uffd/userfaultfd.h"
@@ -145,6 +147,11 @@ class SnapshotLoader {
   // such block; AlreadyExists: it is attached; FailedPrecondition: this memory cannot be loaded
   // lazily; InvalidArgument: the mapping makes no sense. The message says why.
   absl::Status Attach(size_t block, const BlockMapping& mapping) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The other way: reads all of a block that is not attached to `to`, which is its used_length
+  // long; bytes that are zero already are not written. Attach() of the same block waits until it is
+  // done. AlreadyExists: it is attached; else it cannot be read.
+  absl::Status ReadUnattached(size_t block, absl::Span<uint8_t> to) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they
   // are touched. From now on who touches a page gets the huge page around it, too, where one is
@@ -262,6 +269,7 @@ class SnapshotLoader {
   const std::optional<BoundChecksums> checksums_;
   const std::optional<CheckedSource> checked_demand_;
   const std::optional<CheckedSource> checked_bulk_;
+  const PageSource& demand_;  // checked, if anything is
   ReadPacer pacer_;
   RamMap map_;
   std::atomic<bool> abandoned_{false};
@@ -272,6 +280,7 @@ class SnapshotLoader {
   mutable absl::Mutex mu_;
   std::vector<std::unique_ptr<RamBlock>> blocks_ ABSL_GUARDED_BY(mu_);
   std::vector<bool> attached_ ABSL_GUARDED_BY(mu_);  // by index in Snapshot::blocks()
+  std::vector<int> readers_ ABSL_GUARDED_BY(mu_);    // so, too: threads in ReadUnattached()
   std::vector<HugePagesOff> huge_pages_off_ ABSL_GUARDED_BY(mu_);
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Mutex finishing_mu_ ABSL_ACQUIRED_AFTER(mu_);

@@ -70,6 +70,12 @@ Snapshot::Snapshot(File file, SnapshotDescription description, std::vector<PageB
       description_(std::move(description)),
       nonzero_(std::move(nonzero)) {}
 
+bool Snapshot::OpenBulk(DirectReads direct) {
+  if (bulk_opened_.exchange(true)) return false;
+  bulk_.reader.emplace(file_, direct);
+  return true;
+}
+
 PageBitmap Snapshot::TakeNonzero(size_t block) { return std::move(nonzero_[block]); }
 
 void Snapshot::Prefetch(size_t block, uint64_t offset, uint64_t length) const {

@@ -2,6 +2,7 @@
 #ifndef RAMJET_MAPPEDRAM_SNAPSHOT_H_
 #define RAMJET_MAPPEDRAM_SNAPSHOT_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -61,8 +62,9 @@ class Snapshot : public PageSource {
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override;
   // The same pages for who reads many of them at once: see BulkReader. REQUIRES: OpenBulk().
   const PageSource& bulk() const { return bulk_; }
-  // Once, before bulk() is read from.
-  void OpenBulk(DirectReads direct) { bulk_.reader.emplace(file_, direct); }
+  // Before bulk() is read from, by the one who loads or reads all of it. False: another has done so
+  // before, whose reads would be disturbed; this object is one reader's alone.
+  [[nodiscard]] bool OpenBulk(DirectReads direct);
 
  private:
   struct Bulk : PageSource {
@@ -85,6 +87,7 @@ class Snapshot : public PageSource {
 
   File file_;
   Bulk bulk_;
+  std::atomic<bool> bulk_opened_{false};
   SnapshotDescription description_;
   std::vector<PageBitmap> nonzero_;
 };

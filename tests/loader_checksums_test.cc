@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -9,6 +10,10 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+// The handle goes by the name of our namespace, and C++ lets only one of them have it.
+#define ramjet ramjet_handle
+#include "loader/ramjet.h"
+#undef ramjet
 #include "loader/snapshot_loader.h"
 #include "mappedram/checksums.h"
 #include "mappedram/file.h"
@@ -104,6 +109,26 @@ TEST_F(LoaderChecksums, Invariant6LoadedAheadAPageOfAnotherSumIsPoisonedAndNoOth
   ExpectAllButTheDamagedRun();
 }
 
+// ramjet_read_block() had read past the checksums, without a word.
+TEST_F(LoaderChecksums, Invariant6WhatIsReadAtOnceIsComparedToo) {
+  for (const uint32_t flags : {0u, RAMJET_NOT_LAZY}) {
+    for (const bool damaged : {false, true}) {
+      if (damaged) Damage(kDamaged);
+      ramjet_options options = RAMJET_OPTIONS_INIT;
+      options.flags = flags;
+      options.checksums = sums_path_.c_str();
+      ramjet_handle* load = nullptr;
+      ASSERT_EQ(ramjet_open(path_.c_str(), &options, &load), 0) << ramjet_error();
+      const int result = ramjet_read_block(load, "ram", memory_.data(), memory_.length());
+      EXPECT_EQ(result, damaged ? -EILSEQ : 0) << ramjet_error();
+      ramjet_close(load);
+      if (!damaged) continue;
+      EXPECT_THAT(ramjet_error(), HasSubstr("is not what was saved"));
+      Damage(kDamaged);  // and back
+    }
+  }
+}
+
 TEST_F(LoaderChecksums, SumsThatCannotBeUsedAreRefused) {
   std::ofstream(sums_path_, std::ios::app) << "more";
   EXPECT_TRUE(absl::IsDataLoss(SnapshotLoader::Create(Open(), {.checksums = sums_path_}).status()));
@@ -112,6 +137,11 @@ TEST_F(LoaderChecksums, SumsThatCannotBeUsedAreRefused) {
   Checksums foreign = *ComputeChecksums(*Open());
   foreign.snapshot_digest ^= 1;
   std::ofstream(sums_path_, std::ios::trunc) << EncodeChecksums(foreign);
+  ramjet_options options = RAMJET_OPTIONS_INIT;
+  options.flags = RAMJET_NOT_LAZY;
+  options.checksums = sums_path_.c_str();
+  ramjet_handle* load = nullptr;
+  EXPECT_LT(ramjet_open(path_.c_str(), &options, &load), 0);
   const absl::Status refused = SnapshotLoader::Create(Open(), {.checksums = sums_path_}).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
   EXPECT_THAT(std::string(refused.message()), HasSubstr("of another snapshot"));

@@ -34,7 +34,7 @@ class PageLoaderTest : public ::testing::Test {
     block_.emplace(0, snapshot_->blocks()[0],
                    RamBlock::Memory{.host = memory_.addr(), .page_size = HostPageBytes()},
                    snapshot_->TakeNonzero(0));
-    snapshot_->OpenBulk(DirectReads::kAuto);
+    ASSERT_TRUE(snapshot_->OpenBulk(DirectReads::kAuto));
     vm_stop_ = *VmStop::Create(nullptr, 0);
     loader_.emplace(Parts(*snapshot_, snapshot_->bulk()));
     ASSERT_TRUE(uffd_->Register(memory_.addr(), memory_.length()).ok());

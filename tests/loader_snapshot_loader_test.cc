@@ -18,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "loader/snapshot_loader.h"
@@ -415,6 +416,57 @@ TEST(SnapshotLoader, Invariant10MemoryOfAFileOnDiskIsRefused) {
   EXPECT_EQ(attached.code(), absl::StatusCode::kFailedPrecondition) << attached;
   munmap(memory, 64 * HostPageBytes());
   fclose(file);
+}
+
+// The state of a thread of this process by /proc: 'S' while it sleeps; 0 once it has ended.
+char StateOf(pid_t thread) {
+  std::ifstream stat(absl::StrCat("/proc/self/task/", thread, "/stat"));
+  std::string word;
+  return stat >> word >> word >> word ? word[0] : 0;
+}
+
+TEST(SnapshotLoader, ASnapshotIsOneLoadersAlone) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const std::shared_ptr<Snapshot> snapshot = OneBlockSnapshot(64, {{0, 64}});
+  auto loader = SnapshotLoader::Create(snapshot, {});
+  GuestMemory memory(64 * HostPageBytes(), BlockMemory::kPrivate);
+  ASSERT_TRUE((*loader)->Attach(0, memory.mapping()).ok());
+  const absl::Status second = SnapshotLoader::Create(snapshot, {}).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(second)) << second;
+  EXPECT_THAT(std::string(second.message()), HasSubstr("open the file anew"));
+  ExpectSnapshotContent(memory, {{0, 64}});
+}
+
+TEST(SnapshotLoader, ABlockThatIsBeingReadIsAttachedAfterwards) {
+  SKIP_WITHOUT_USERFAULTFD();
+  const std::vector<PageRun> content = {{0, 8}, {20, 44}};
+  const std::shared_ptr<Snapshot> snapshot = OneBlockSnapshot(64, content);
+  FaultySource source(*snapshot);
+  auto loader = SnapshotLoader::Create(snapshot, {}, &source);
+  GuestMemory plain(64 * HostPageBytes(), BlockMemory::kPrivate);
+  GuestMemory lazy(64 * HostPageBytes(), BlockMemory::kPrivate);
+  source.Hold(0);
+  std::thread reader([&] {
+    EXPECT_TRUE((*loader)->ReadUnattached(0, absl::MakeSpan(plain.data(), plain.length())).ok());
+  });
+  source.AwaitHeld(0);
+  std::atomic<pid_t> attacher_id{0};
+  std::thread attacher([&] {
+    attacher_id.store(gettid());
+    EXPECT_TRUE((*loader)->Attach(0, lazy.mapping()).ok());
+  });
+  while (attacher_id.load() == 0) std::this_thread::yield();
+  for (char state = 'R'; state != 'S' && state != 0; state = StateOf(attacher_id.load())) {
+    std::this_thread::yield();
+  }
+  source.Release(0);
+  reader.join();
+  attacher.join();
+  ExpectSnapshotContent(plain, content);
+  ExpectSnapshotContent(lazy, content);
+  EXPECT_TRUE(absl::IsAlreadyExists(
+      (*loader)->ReadUnattached(0, absl::MakeSpan(plain.data(), plain.length()))));
+  loader->reset();  // before the source
 }
 
 // While one waits for the disk, more come; they are to wait for one turn of it, and not for three.

@@ -125,7 +125,7 @@ bool Session::IsSnapshotFile(int fd) const {
 bool Session::AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset) {
   // Behind the stream's end come only reads of the guest's, which may choose its offsets as it
   // likes.
-  if (snapshot_ == nullptr || stream_ended_.HasBeenNotified() || fd == snapshot_->file().fd()) {
+  if (snapshot_ == nullptr || stream_ended() || fd == snapshot_->file().fd()) {
     return false;
   }
   const std::optional<size_t> index = FindBlock(offset, length);
@@ -140,13 +140,13 @@ bool Session::AnswerRead(int fd, uintptr_t to, size_t length, uint64_t offset) {
   // A read to elsewhere is somebody's own business. To just there only the snapshot is read before
   // the guest runs.
   if (mode != Mode::kLazy || block.host != host) return false;
-  last_answer_ns_.store(absl::ToInt64Nanoseconds(absl::Now() - begun_));
+  last_answer_ns_.store(absl::ToInt64Nanoseconds(SinceBegun()));
   return true;
 }
 
 // What has not been put into guest memory by the loader, which checks by itself.
 void Session::CheckRead(int fd, absl::Span<const uint8_t> bytes, uint64_t offset) {
-  if (snapshot_ == nullptr || stream_ended_.HasBeenNotified() || fd == snapshot_->file().fd()) {
+  if (snapshot_ == nullptr || stream_ended() || fd == snapshot_->file().fd()) {
     return;
   }
   const std::optional<size_t> index = FindBlock(offset, bytes.size());
@@ -257,7 +257,7 @@ absl::Status Session::StartLoader() {
 
 bool Session::NoteStreamRead(int fd) {
   if (snapshot_ == nullptr) return false;
-  if (stream_ended_.HasBeenNotified()) return true;
+  if (stream_ended()) return true;
   const off_t position = lseek(fd, 0, SEEK_CUR);
   if (position <= static_cast<off_t>(snapshot_->description().eof_offset)) return false;
   CheckAllIsRead();
@@ -295,12 +295,17 @@ void Session::CheckAllIsRead() {
 
 void Session::EndStream() {
   if (stream_ending_.exchange(true)) return;
-  stream_ended_.Notify();
+  stream_ended_.Note();
   absl::ReleasableMutexLock lock(&mu_);
   if (loader_ != nullptr) return;  // its thread does the rest
-  to_complete_ = absl::Now() - begun_;
+  to_complete_ = SinceBegun();
   lock.Release();
   End();
+}
+
+void Session::AwaitStreamEnd(absl::Duration timeout) const {
+  (void)stream_ended_.AwaitNext(
+      0, MonotonicNs() + static_cast<uint64_t>(absl::ToInt64Nanoseconds(timeout)));
 }
 
 void Session::StartEager() {
@@ -312,32 +317,32 @@ void Session::StartEager() {
 void Session::Run() {
   bool recording = !settings_.record_path.empty();
   if (!recording) {
-    stream_ended_.WaitForNotificationWithTimeout(kMaxEagerDelay);
+    AwaitStreamEnd(kMaxEagerDelay);
     absl::SleepFor(kResumeGrace);
     StartEager();
   }
 
-  absl::Time recorded = absl::InfiniteFuture();
-  bool stream_ended = false;  // no block is attached from then on
+  absl::Duration recorded_by = absl::InfiniteDuration();  // SinceBegun()
+  bool ended = false;  // the stream: no block is attached from then on
   bool told_unread = false;
   absl::Status loaded;
   do {
-    if (!stream_ended && stream_ended_.HasBeenNotified()) {
-      stream_ended = true;
-      if (recording) recorded = absl::Now() + absl::Seconds(settings_.record_seconds);
+    if (!ended && stream_ended()) {
+      ended = true;
+      if (recording) recorded_by = SinceBegun() + absl::Seconds(settings_.record_seconds);
     }
-    const absl::Duration look = stream_ended ? absl::Seconds(1) : kMaxEagerDelay;
-    loaded = loader_->WaitOrError(std::min(look, recorded - absl::Now()));
+    const absl::Duration look = ended ? absl::Seconds(1) : kMaxEagerDelay;
+    loaded = loader_->WaitOrError(std::min(look, recorded_by - SinceBegun()));
     TellErrors();
     if (absl::IsAborted(loaded)) EndVm();
     if (!told_unread) told_unread = TellUnread();
-    if (!stream_ended && loaded.ok()) stream_ended_.WaitForNotificationWithTimeout(look);
-    if (recording && stream_ended && (loaded.ok() || absl::Now() >= recorded)) {
+    if (!ended && loaded.ok()) AwaitStreamEnd(look);
+    if (recording && ended && (loaded.ok() || SinceBegun() >= recorded_by)) {
       recording = false;
       WriteRecord();
       StartEager();
     }
-  } while (!stream_ended || !loaded.ok());
+  } while (!ended || !loaded.ok());
 
   {
     absl::MutexLock lock(&mu_);
@@ -432,7 +437,7 @@ void Session::LoadAttached() {
 
 void Session::FinishAll() {
   LoadAttached();
-  if (stream_ended_.HasBeenNotified()) over_.WaitForNotification();
+  if (stream_ended()) over_.WaitForNotification();
 }
 
 void Session::Retire() {
@@ -443,9 +448,8 @@ void Session::Retire() {
 
 // The process may end right after its last page, before the thread that waits for it has woken.
 void Session::NoteCompletion() {
-  if (!to_complete_ && stream_ended_.HasBeenNotified() && loader_ != nullptr &&
-      loader_->complete()) {
-    to_complete_ = absl::Now() - begun_;
+  if (!to_complete_ && stream_ended() && loader_ != nullptr && loader_->complete()) {
+    to_complete_ = SinceBegun();
   }
 }
 

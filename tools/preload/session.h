@@ -21,6 +21,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "loader/moments.h"
 #include "loader/snapshot_loader.h"
 #include "loader/stats_json.h"
 #include "loader/thread.h"
@@ -108,7 +109,7 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   Session(const Settings& settings, int device_fd, ExecGuard& guard)
-      : settings_(settings), device_fd_(device_fd), guard_(guard), begun_(absl::Now()) {}
+      : settings_(settings), device_fd_(device_fd), guard_(guard) {}
   absl::Status Open(int fd, uint64_t stream_offset);
   std::optional<size_t> FindBlock(uint64_t offset, size_t length) const;
   bool IsSnapshotFile(int fd) const;
@@ -118,6 +119,11 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status StartLoader() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   [[noreturn]] void Refuse(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
   void CheckAllIsRead() ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Duration SinceBegun() const {
+    return absl::Nanoseconds(static_cast<int64_t>(MonotonicNs() - begun_ns_));
+  }
+  bool stream_ended() const { return stream_ended_.count() > 0; }
+  void AwaitStreamEnd(absl::Duration timeout) const;
   void EndStream();
   void End();
   void LoadAttached() ABSL_LOCKS_EXCLUDED(mu_);
@@ -135,16 +141,16 @@ class Session : public std::enable_shared_from_this<Session> {
   const Settings settings_;
   const int device_fd_;
   ExecGuard& guard_;
-  const absl::Time begun_;
+  const uint64_t begun_ns_ = MonotonicNs();
   std::shared_ptr<Snapshot> snapshot_;       // nullptr: refused
   std::optional<BoundChecksums> checksums_;  // for what QEMU reads itself; none unless asked for
   std::unique_ptr<Block[]> blocks_;          // parallel to snapshot_->blocks()
   std::vector<size_t> by_offset_;            // indexes of blocks with pages, by rising pages_offset
 
   // Thread-safe themselves.
-  std::atomic<int64_t> last_answer_ns_{0};  // after begun_
-  absl::Notification stream_ended_;
-  std::atomic<bool> stream_ending_{false};  // whoever sets it notifies
+  std::atomic<int64_t> last_answer_ns_{0};  // SinceBegun()
+  Moments stream_ended_;                    // one: it has
+  std::atomic<bool> stream_ending_{false};  // whoever sets it notes that moment
   absl::Notification over_;
   std::shared_ptr<Session> keep_alive_;  // itself, until it is over
 
