@@ -213,9 +213,11 @@ TEST_F(QemuRunning, BalloonInflated) {
   });
 }
 
-// The guest boots anew, over what is left of the old one's memory. One boot in some goes another
-// way: the firmware has taken longer, and the kernel puts itself elsewhere, which changes more than
-// half of all pages. Then it boots again; fewer pages that differ are wrong.
+// The guest boots anew, over what is left of the old one's memory. There are two ways that a boot
+// can go, after either load (of 16 boots after stock's, 7 went the rarer one): in one of them the
+// firmware takes 21 ms longer, and the kernel puts itself elsewhere, which changes more than half of
+// all pages. So one load and the other boot anew until both have gone the same way; fewer pages that
+// differ are wrong.
 TEST_F(QemuRunning, Reset) {
   const auto reset = [](QemuProcess& qemu) {
     ASSERT_TRUE(qemu.Execute("system_reset").ok());
@@ -224,8 +226,9 @@ TEST_F(QemuRunning, Reset) {
   };
   ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/false, reset, StockRam()));
   Difference difference = {.pages = kPages};
-  for (int boots = 0; boots < 8 && difference.pages > kPages / 2; ++boots) {
-    ASSERT_NO_FATAL_FAILURE(Run(/*lazy=*/true, reset, LazyRam()));
+  bool lazy = true;
+  for (int boots = 0; boots < 16 && difference.pages > kPages / 2; ++boots, lazy = !lazy) {
+    ASSERT_NO_FATAL_FAILURE(Run(lazy, reset, lazy ? LazyRam() : StockRam()));
     difference = Compare();
   }
   EXPECT_EQ(difference.pages, 0) << "the first is page " << difference.first << "; "
