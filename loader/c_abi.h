@@ -3,11 +3,6 @@
 #ifndef RAMJET_LOADER_C_ABI_H_
 #define RAMJET_LOADER_C_ABI_H_
 
-// The handle goes by the name of our namespace, and C++ lets only one of them have it.
-#define ramjet ramjet_handle
-#include "loader/ramjet.h"
-#undef ramjet
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -19,11 +14,12 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "loader/indexed_buffers.h"
+#include "loader/ramjet.h"
 #include "loader/snapshot_loader.h"
 #include "mappedram/checksums.h"
 #include "mappedram/snapshot.h"
 
-struct ramjet_handle {
+struct ramjet_load {
   std::shared_ptr<ramjet::Snapshot> snapshot;
   std::unique_ptr<ramjet::SnapshotLoader> loader;  // nullptr: RAMJET_NOT_LAZY
   // Without a loader, which has its own; none unless asked for.

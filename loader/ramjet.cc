@@ -78,7 +78,7 @@ std::optional<size_t> FindBlock(const Snapshot& snapshot, const char* idstr) {
   return std::nullopt;
 }
 
-std::string StatsText(const ramjet_handle& load) {
+std::string StatsText(const ramjet_load& load) {
   if (load.loader == nullptr) return FormatStats({.lazy = false, .complete = true}, nullptr);
   const SnapshotLoader::PageCounts lazy = load.loader->attached_pages();
   StatsContent content{.complete = load.loader->complete(),
@@ -97,7 +97,7 @@ std::string StatsText(const ramjet_handle& load) {
   return FormatStats(content, &load.loader->stats());
 }
 
-absl::Status ReadPlain(const ramjet_handle& load, size_t index, absl::Span<uint8_t> to) {
+absl::Status ReadPlain(const ramjet_load& load, size_t index, absl::Span<uint8_t> to) {
   const Snapshot& snapshot = *load.snapshot;
   const SnapshotBlock& block = snapshot.blocks()[index];
   const PageBitmap& nonzero = snapshot.nonzero(index);
@@ -117,7 +117,7 @@ const char* ramjet_version(void) { return "0.1.0"; }
 
 const char* ramjet_error(void) { return ramjet::c_abi::LastError().c_str(); }
 
-int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle** load) {
+int ramjet_open(const char* path, const ramjet_options* options, ramjet_load** load) {
   if (path == nullptr || load == nullptr) return Fail(EINVAL, "path or load is NULL");
   *load = nullptr;
   const ramjet_options defaults = RAMJET_OPTIONS_INIT;
@@ -140,7 +140,7 @@ int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle**
       if (!bound.ok()) return Result(bound.status());
       checksums.emplace(*std::move(bound));
     }
-    *load = new ramjet_handle{*std::move(snapshot), nullptr, std::move(checksums)};
+    *load = new ramjet_load{*std::move(snapshot), nullptr, std::move(checksums)};
     return 0;
   }
   absl::StatusOr<std::unique_ptr<ramjet::SnapshotLoader>> loader =
@@ -149,13 +149,13 @@ int ramjet_open(const char* path, const ramjet_options* options, ramjet_handle**
     const int result = Result(loader.status());
     return result == -ENOTSUP ? -EPERM : result;
   }
-  *load = new ramjet_handle{*std::move(snapshot), *std::move(loader), std::nullopt};
+  *load = new ramjet_load{*std::move(snapshot), *std::move(loader), std::nullopt};
   return 0;
 }
 
-uint64_t ramjet_block_count(const ramjet_handle* load) { return load->snapshot->blocks().size(); }
+uint64_t ramjet_block_count(const ramjet_load* load) { return load->snapshot->blocks().size(); }
 
-int ramjet_get_block(const ramjet_handle* load, uint64_t index, ramjet_block_info* info) {
+int ramjet_get_block(const ramjet_load* load, uint64_t index, ramjet_block_info* info) {
   if (info == nullptr || info->size < sizeof(info->size)) return BadStruct("ramjet_block_info");
   if (index >= ramjet_block_count(load)) {
     return Fail(ENOENT, absl::StrCat("there is no block ", index, ": the snapshot has ",
@@ -171,7 +171,7 @@ int ramjet_get_block(const ramjet_handle* load, uint64_t index, ramjet_block_inf
   return 0;
 }
 
-int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
+int ramjet_attach(ramjet_load* load, const ramjet_block* block) {
   const std::optional<ramjet_block> given = Read(block);
   if (!given) return BadStruct("ramjet_block");
   if (given->idstr == nullptr) return Fail(EINVAL, "idstr is NULL");
@@ -196,7 +196,7 @@ int ramjet_attach(ramjet_handle* load, const ramjet_block* block) {
                .alias = given->alias}));
 }
 
-int ramjet_read_block(const ramjet_handle* load, const char* idstr, void* to, uint64_t length) {
+int ramjet_read_block(const ramjet_load* load, const char* idstr, void* to, uint64_t length) {
   if (idstr == nullptr || to == nullptr) return Fail(EINVAL, "idstr or to is NULL");
   const std::optional<size_t> index = ramjet::FindBlock(*load->snapshot, idstr);
   if (!index) return Fail(ENOENT, absl::StrCat("the snapshot has no block \"", idstr, "\""));
@@ -210,34 +210,34 @@ int ramjet_read_block(const ramjet_handle* load, const char* idstr, void* to, ui
   return Result(ramjet::ReadPlain(*load, *index, memory));
 }
 
-int ramjet_start_eager(ramjet_handle* load) {
+int ramjet_start_eager(ramjet_load* load) {
   return load->loader == nullptr ? 0 : Result(load->loader->StartEager());
 }
 
-int ramjet_save_working_set(const ramjet_handle* load, const char* path) {
+int ramjet_save_working_set(const ramjet_load* load, const char* path) {
   if (path == nullptr) return Fail(EINVAL, "path is NULL");
   if (load->loader == nullptr) return Fail(ENOTSUP, "the snapshot was opened with RAMJET_NOT_LAZY");
   return Result(load->loader->SaveWorkingSet(path));
 }
 
-int ramjet_discard(ramjet_handle* load, void* start, uint64_t length) {
+int ramjet_discard(ramjet_load* load, void* start, uint64_t length) {
   const auto addr = reinterpret_cast<uintptr_t>(start);
   if (length > UINTPTR_MAX - addr) return Fail(EINVAL, "the range wraps around");
   if (load->loader != nullptr) load->loader->Discard(addr, addr + length);
   return 0;
 }
 
-int ramjet_wait(ramjet_handle* load, int64_t timeout_ms) {
+int ramjet_wait(ramjet_load* load, int64_t timeout_ms) {
   if (load->loader == nullptr) return 0;
   return Result(load->loader->Wait(timeout_ms < 0 ? absl::InfiniteDuration()
                                                   : absl::Milliseconds(timeout_ms)));
 }
 
-int ramjet_finish(ramjet_handle* load) {
+int ramjet_finish(ramjet_load* load) {
   return load->loader == nullptr ? 0 : Result(load->loader->Finish());
 }
 
-int64_t ramjet_stats_json(const ramjet_handle* load, char* buffer, uint64_t size) {
+int64_t ramjet_stats_json(const ramjet_load* load, char* buffer, uint64_t size) {
   if (buffer == nullptr && size > 0) return Fail(EINVAL, "buffer is NULL");
   std::string text = ramjet::StatsText(*load);
   if (!text.empty() && text.back() == '\n') text.pop_back();
@@ -249,7 +249,7 @@ int64_t ramjet_stats_json(const ramjet_handle* load, char* buffer, uint64_t size
   return static_cast<int64_t>(text.size());
 }
 
-int ramjet_get_stats(const ramjet_handle* load, ramjet_stats* stats) {
+int ramjet_get_stats(const ramjet_load* load, ramjet_stats* stats) {
   if (stats == nullptr || stats->size < sizeof(stats->size)) return BadStruct("ramjet_stats");
   ramjet_stats known{};
   known.size = stats->size;
@@ -277,20 +277,20 @@ int ramjet_get_stats(const ramjet_handle* load, ramjet_stats* stats) {
   return 0;
 }
 
-int ramjet_detach(ramjet_handle* load) {
+int ramjet_detach(ramjet_load* load) {
   if (load->loader == nullptr) return 0;
   const int result = Result(load->loader->Detach());
   return result == -ENOTSUP ? -EBUSY : result;
 }
 
-int ramjet_collapse(ramjet_handle* load) {
+int ramjet_collapse(ramjet_load* load) {
   if (load->loader != nullptr) load->loader->Collapse();
   return 0;
 }
 
-int ramjet_abandon(ramjet_handle* load) {
+int ramjet_abandon(ramjet_load* load) {
   if (load->loader != nullptr) load->loader->Abandon();
   return 0;
 }
 
-void ramjet_close(ramjet_handle* load) { delete load; }
+void ramjet_close(ramjet_load* load) { delete load; }

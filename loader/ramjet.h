@@ -6,7 +6,7 @@
  * whole of a restore path:
  *
  *     struct ramjet_options options = RAMJET_OPTIONS_INIT;
- *     ramjet *load;
+ *     ramjet_load *load;
  *     if (ramjet_open("vm.mr", &options, &load) < 0) die(ramjet_error());
  *
  *     struct ramjet_block ram = RAMJET_BLOCK_INIT;
@@ -135,7 +135,7 @@ extern "C" {
 #endif
 
 /* One snapshot being loaded into memory of this process. */
-typedef struct ramjet ramjet;
+typedef struct ramjet_load ramjet_load;
 
 /* "0.1.0" */
 RAMJET_API const char *ramjet_version(void);
@@ -239,7 +239,8 @@ struct ramjet_options {
  * -EILSEQ: it is one, but damaged or incomplete. -EPERM, -ENOSYS: this process may not, or this
  * kernel cannot serve page faults, or the given uffd lacks what is needed: RAMJET_NOT_LAZY still
  * works. */
-RAMJET_API int ramjet_open(const char *path, const struct ramjet_options *options, ramjet **load);
+RAMJET_API int ramjet_open(const char *path, const struct ramjet_options *options,
+                           ramjet_load **load);
 
 /* --- What is in it --- */
 
@@ -256,8 +257,9 @@ struct ramjet_block_info {
 
 /* How many blocks the snapshot has, and what block `index`, less than that, is.
  * -ENOENT: there is no such block. */
-RAMJET_API uint64_t ramjet_block_count(const ramjet *load);
-RAMJET_API int ramjet_get_block(const ramjet *load, uint64_t index, struct ramjet_block_info *info);
+RAMJET_API uint64_t ramjet_block_count(const ramjet_load *load);
+RAMJET_API int ramjet_get_block(const ramjet_load *load, uint64_t index,
+                                struct ramjet_block_info *info);
 
 /* The state of a device as the snapshot has it. */
 struct ramjet_device_info {
@@ -272,15 +274,15 @@ struct ramjet_device_info {
 
 /* How many devices the snapshot has, and what device `index`, less than that, is.
  * -ENOENT: there is no such device. */
-RAMJET_API uint64_t ramjet_device_count(const ramjet *load);
-RAMJET_API int ramjet_get_device(const ramjet *load, uint64_t index,
+RAMJET_API uint64_t ramjet_device_count(const ramjet_load *load);
+RAMJET_API int ramjet_get_device(const ramjet_load *load, uint64_t index,
                                  struct ramjet_device_info *info);
 
 /* Copies the first `length` bytes of the state of device `name`, instance `instance_id`, to
  * `buffer`; returns the length of the whole state, which may be more.
  * -ENOENT: the snapshot has no such device. -EIO, -EILSEQ: it cannot be read. */
-RAMJET_API int64_t ramjet_read_device(const ramjet *load, const char *name, uint32_t instance_id,
-                                      void *buffer, uint64_t length);
+RAMJET_API int64_t ramjet_read_device(const ramjet_load *load, const char *name,
+                                      uint32_t instance_id, void *buffer, uint64_t length);
 
 /* --- Device state, several devices at once --- */
 
@@ -368,8 +370,8 @@ struct ramjet_load_devices_options {
  * told by ramjet_device_cancelled(), and waited for. What it has returned is returned, and
  * ramjet_error() begins with the name and instance of its device. -EIO, -EILSEQ: a buffer cannot be
  * read. */
-RAMJET_API int ramjet_load_devices(const ramjet *load, const struct ramjet_device_loader *loaders,
-                                   uint64_t count,
+RAMJET_API int ramjet_load_devices(const ramjet_load *load,
+                                   const struct ramjet_device_loader *loaders, uint64_t count,
                                    const struct ramjet_load_devices_options *options);
 
 /* --- Device state that arrives in numbered buffers --- */
@@ -482,18 +484,19 @@ struct ramjet_block {
  * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -ENOTSUP: this memory cannot
  * be loaded lazily (of a file on disk, locked, registered with another userfaultfd, ...). -EPERM: a
  * seccomp filter denies every way to fill memory through `alias` (convention 10). */
-RAMJET_API int ramjet_attach(ramjet *load, const struct ramjet_block *block);
+RAMJET_API int ramjet_attach(ramjet_load *load, const struct ramjet_block *block);
 
 /* The other way: reads all of a block that is not attached to `to`, which is `length` bytes long,
  * at least its used_length. Bytes that are zero already are not written, so that memory which
  * nobody has used stays so.
  * -ENOENT: the snapshot has no such block. -EALREADY: it is attached. -EIO, -EILSEQ: it cannot be
  * read, or is not what it was when the checksums were made. */
-RAMJET_API int ramjet_read_block(const ramjet *load, const char *idstr, void *to, uint64_t length);
+RAMJET_API int ramjet_read_block(const ramjet_load *load, const char *idstr, void *to,
+                                 uint64_t length);
 
 /* Starts loading what nobody has touched yet, of blocks attached by now or later. Without it pages
  * come only when they are touched. Calling it again is harmless. */
-RAMJET_API int ramjet_start_eager(ramjet *load);
+RAMJET_API int ramjet_start_eager(ramjet_load *load);
 
 /* Writes which pages were touched before they had arrived, in order of first touch, to the file
  * `path`, for the next load of this snapshot or of a copy of it: see ramjet_options.working_set. It
@@ -511,13 +514,13 @@ RAMJET_API int ramjet_start_eager(ramjet *load);
  * are made one by `ramjet workingset merge`.
  * -ENOTSUP: the handle was opened without RAMJET_RECORD, or there was no memory to record. -EIO,
  * -EILSEQ: the file cannot be written, or the snapshot not be read. */
-RAMJET_API int ramjet_save_working_set(const ramjet *load, const char *path);
+RAMJET_API int ramjet_save_working_set(const ramjet_load *load, const char *path);
 
 /* The caller is about to discard [start, start + length) in a way that the kernel does not report:
  * fallocate() with FALLOC_FL_PUNCH_HOLE on shared memory. On return nothing of it can arrive any
  * more: pages that have not are zero for ever. Whole pages of attached memory, that is; the rest of
  * the range is none of its business. Waits for installs under way, never for I/O. */
-RAMJET_API int ramjet_discard(ramjet *load, void *start, uint64_t length);
+RAMJET_API int ramjet_discard(ramjet_load *load, void *start, uint64_t length);
 
 /* Waits until all attached blocks are complete, for at most `timeout_ms` milliseconds (negative: no
  * limit; 0: only asks). Without ramjet_start_eager() that is when everything has been touched.
@@ -526,14 +529,14 @@ RAMJET_API int ramjet_discard(ramjet *load, void *start, uint64_t length);
  * as "unread".
  * -ETIMEDOUT: not yet. -ENOTRECOVERABLE: a page cannot be had, and the VM has to be stopped (see
  * ramjet_options). -ECANCELED: the load was abandoned. */
-RAMJET_API int ramjet_wait(ramjet *load, int64_t timeout_ms);
+RAMJET_API int ramjet_wait(ramjet_load *load, int64_t timeout_ms);
 
 /* For a caller that cannot go on before all attached blocks are complete: loads the rest at full
  * speed, whatever the eager_rate, also in the calling thread, so that the end comes even if no
  * thread can be started. The caller counts as a guest that waits for every page: what the file does
  * not give is poisoned, or the VM stopped (ramjet_on_unreadable). Not to be called by a thread on
  * which an access to guest memory depends. Errors as those of ramjet_wait(). */
-RAMJET_API int ramjet_finish(ramjet *load);
+RAMJET_API int ramjet_finish(ramjet_load *load);
 
 /* Numbers so far. Pages are of the memory they lie in. */
 struct ramjet_stats {
@@ -556,26 +559,26 @@ struct ramjet_stats {
 };
 #define RAMJET_STATS_INIT \
   { sizeof(struct ramjet_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-RAMJET_API int ramjet_get_stats(const ramjet *load, struct ramjet_stats *stats);
+RAMJET_API int ramjet_get_stats(const ramjet_load *load, struct ramjet_stats *stats);
 
 /* The same and more as one JSON object (schema ramjet.stats/1: docs/stats.md), into `buffer` of
  * `size` bytes, cut off if need be and ended by a zero if size > 0; returns its length without the
  * zero, as snprintf() does. */
-RAMJET_API int64_t ramjet_stats_json(const ramjet *load, char *buffer, uint64_t size);
+RAMJET_API int64_t ramjet_stats_json(const ramjet_load *load, char *buffer, uint64_t size);
 
 /* --- Ending --- */
 
 /* Ends a load that is complete: the memory is unregistered, and no thread and no descriptor is
  * left. Statistics stay, and nothing can be attached any more. Calling it again, or ramjet_wait(),
  * is harmless. -EBUSY: pages are still owed to the guest. */
-RAMJET_API int ramjet_detach(ramjet *load);
+RAMJET_API int ramjet_detach(ramjet_load *load);
 
 /* Makes transparent huge pages of what has arrived in small ones because it was touched before its
  * turn, where huge pages are wanted (MADV_HUGEPAGE, or a host that always makes them). A guest runs
  * faster in them. To be called after ramjet_detach(), by a thread that has time: half a millisecond
  * for each 2 MiB of that kind (MADV_COLLAPSE, Linux 6.1; before that nothing happens). Where the
  * guest has discarded something since, nothing happens either. */
-RAMJET_API int ramjet_collapse(ramjet *load);
+RAMJET_API int ramjet_collapse(ramjet_load *load);
 
 /* Ends the load of a guest that will never run again, without loading the rest. Memory of blocks
  * that are not complete becomes inaccessible (PROT_NONE), for it would read as zeros; whoever
@@ -588,12 +591,12 @@ RAMJET_API int ramjet_collapse(ramjet *load);
  *     munmap(ram.host, ram.length);
  *     ramjet_close(load);
  */
-RAMJET_API int ramjet_abandon(ramjet *load);
+RAMJET_API int ramjet_abandon(ramjet_load *load);
 
 /* Frees the handle; NULL is allowed. What is attached, unless it was abandoned, is loaded to the
  * end first (ramjet_finish()), and detached: the guest is never left with pages owed. After
  * ramjet_wait() has said -ENOTRECOVERABLE it is abandoned instead. */
-RAMJET_API void ramjet_close(ramjet *load);
+RAMJET_API void ramjet_close(ramjet_load *load);
 
 /* --- Saving --- */
 

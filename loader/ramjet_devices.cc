@@ -91,11 +91,11 @@ using ramjet::c_abi::Read;
 using ramjet::c_abi::Result;
 using ramjet::c_abi::ResultOfCallbacks;
 
-uint64_t ramjet_device_count(const ramjet_handle* load) {
+uint64_t ramjet_device_count(const ramjet_load* load) {
   return load->snapshot->description().devices.size();
 }
 
-int ramjet_get_device(const ramjet_handle* load, uint64_t index, ramjet_device_info* info) {
+int ramjet_get_device(const ramjet_load* load, uint64_t index, ramjet_device_info* info) {
   if (info == nullptr || info->size < sizeof(info->size)) return BadStruct("ramjet_device_info");
   if (index >= ramjet_device_count(load)) {
     return Fail(ENOENT, absl::StrCat("there is no device ", index, ": the snapshot has ",
@@ -104,7 +104,7 @@ int ramjet_get_device(const ramjet_handle* load, uint64_t index, ramjet_device_i
   return ramjet::GetInfo(load->snapshot->description().devices[index], info);
 }
 
-int64_t ramjet_read_device(const ramjet_handle* load, const char* name, uint32_t instance_id,
+int64_t ramjet_read_device(const ramjet_load* load, const char* name, uint32_t instance_id,
                            void* buffer, uint64_t length) {
   if (name == nullptr || (buffer == nullptr && length > 0)) {
     return Fail(EINVAL, "name or buffer is NULL");
@@ -139,7 +139,7 @@ int ramjet_device_cancelled(const ramjet_device_state* state) {
   return ramjet::Transparent(state).cancelled() ? 1 : 0;
 }
 
-int ramjet_load_devices(const ramjet_handle* load, const ramjet_device_loader* loaders,
+int ramjet_load_devices(const ramjet_load* load, const ramjet_device_loader* loaders,
                         uint64_t count, const ramjet_load_devices_options* options) {
   if (loaders == nullptr && count > 0) return Fail(EINVAL, "loaders is NULL");
   const ramjet_load_devices_options defaults = RAMJET_LOAD_DEVICES_OPTIONS_INIT;

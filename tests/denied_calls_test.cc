@@ -17,10 +17,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-// The handle goes by the name of our namespace, and C++ lets only one of them have it.
-#define ramjet ramjet_handle
 #include "loader/ramjet.h"
-#undef ramjet
 #include "mappedram/checksums.h"
 #include "mappedram/file.h"
 #include "mappedram/new_file.h"
@@ -142,8 +139,8 @@ class Trip {
   }
 
   // Null: refused.
-  ramjet_handle* Attach(const ramjet_options& options, const Memory& memory) {
-    ramjet_handle* load = nullptr;
+  ramjet_load* Attach(const ramjet_options& options, const Memory& memory) {
+    ramjet_load* load = nullptr;
     if (!Ok(ramjet_open((directory_ + "/guest.mr").c_str(), &options, &load))) return nullptr;
     if (!Ok(ramjet_attach(load, &memory.block))) {
       ramjet_close(load);
@@ -154,7 +151,7 @@ class Trip {
   }
 
   void Load(const ramjet_options& options, const Memory& memory, const char* record = nullptr) {
-    ramjet_handle* const load = Attach(options, memory);
+    ramjet_load* const load = Attach(options, memory);
     if (load == nullptr) return;
     for (const uint64_t page : {0, 3, 700, 1000}) {
       if (!Holds(memory.bytes, page)) _exit(kWrong);
@@ -175,7 +172,7 @@ class Trip {
 
   // What has not arrived must not be read as zeros.
   void Abandon(const ramjet_options& options, const Memory& memory) {
-    ramjet_handle* const load = Attach(options, memory);
+    ramjet_load* const load = Attach(options, memory);
     if (load == nullptr) return;
     Ok(ramjet_abandon(load));
     ramjet_close(load);
@@ -186,7 +183,7 @@ class Trip {
   void LoadDevices() {
     ramjet_options options = RAMJET_OPTIONS_INIT;
     options.flags = RAMJET_NOT_LAZY;
-    ramjet_handle* load = nullptr;
+    ramjet_load* load = nullptr;
     if (!Ok(ramjet_open((directory_ + "/guest.mr").c_str(), &options, &load))) return;
     ramjet_device_loader loader = RAMJET_DEVICE_LOADER_INIT;
     loader.name = "timer";
@@ -207,7 +204,7 @@ class Trip {
     if (!Ok(ramjet_save(path.c_str(), &block, 1, nullptr, 0))) return;
     ramjet_options options = RAMJET_OPTIONS_INIT;
     options.flags = RAMJET_NOT_LAZY;
-    ramjet_handle* load = nullptr;
+    ramjet_load* load = nullptr;
     Memory read(Kind::kPrivate);
     if (!Ok(ramjet_open(path.c_str(), &options, &load))) return;
     const bool whole = Ok(ramjet_read_block(load, "ram", read.bytes, kLength));
@@ -226,7 +223,7 @@ class DeniedCalls : public testing::Test {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     GTEST_SKIP() << "a sanitizer's own system calls would be denied, too";
 #endif
-    ramjet_handle* load = nullptr;
+    ramjet_load* load = nullptr;
     const std::string path = testing::TempDir() + "/guest.mr";
     Memory memory(Kind::kPrivate);
     for (uint64_t page = 0; page < kPages; ++page) {
@@ -349,7 +346,7 @@ TEST_F(DeniedCalls, WhatIsDeniedIsAnErrorOfItsOwn) {
               const std::string other = path + ".other";
               const ramjet_save_block block{"ram", plain.bytes, kLength};
               if (ramjet_save(other.c_str(), &block, 1, nullptr, 0) != -EPERM) return __LINE__;
-              ramjet_handle* load = nullptr;
+              ramjet_load* load = nullptr;
               if (ramjet_open(path.c_str(), nullptr, &load) != 0) return __LINE__;
               if (ramjet_attach(load, &aliased.block) != -EPERM) return __LINE__;
               if (ramjet_attach(load, &plain.block) != 0) return __LINE__;
@@ -360,7 +357,7 @@ TEST_F(DeniedCalls, WhatIsDeniedIsAnErrorOfItsOwn) {
   for (const Denial& call : {Denial{SYS_eventfd2}, Denial{SYS_clone3}}) {
     EXPECT_EQ(RunInChild([&call] {
                 Deny({call, {SYS_clone}}, EPERM);
-                ramjet_handle* load = nullptr;
+                ramjet_load* load = nullptr;
                 return -ramjet_open((testing::TempDir() + "/guest.mr").c_str(), nullptr, &load);
               }),
               EPERM)

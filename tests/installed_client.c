@@ -69,7 +69,7 @@ static void save(const char *path) {
 
 static void refuse_what_is_no_snapshot(const char *directory) {
   char path[4096];
-  ramjet *load = (ramjet *)directory;
+  ramjet_load *load = (ramjet_load *)directory;
   FILE *file;
   snprintf(path, sizeof(path), "%s/missing.mr", directory);
   CHECK(ramjet_open(path, NULL, &load) == -ENOENT);
@@ -92,7 +92,7 @@ static void restore(const char *path) {
   struct ramjet_block_info info = RAMJET_BLOCK_INFO_INIT;
   struct ramjet_block ram = RAMJET_BLOCK_INIT;
   struct ramjet_device_loader loader = RAMJET_DEVICE_LOADER_INIT;
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   char timer[8], stats[4096];
   unsigned page;
   int result = ramjet_open(path, &options, &load);

@@ -37,9 +37,9 @@ class Error : public std::runtime_error {
   } while (false)
 
 struct Close {
-  void operator()(ramjet* load) const { ramjet_close(load); }
+  void operator()(ramjet_load* load) const { ramjet_close(load); }
 };
-using Load = std::unique_ptr<ramjet, Close>;
+using Load = std::unique_ptr<ramjet_load, Close>;
 
 class Memory {
  public:
@@ -81,7 +81,7 @@ void Save(const std::string& path) {
 Load Open(const std::string& path) {
   ramjet_options options = RAMJET_OPTIONS_INIT;
   options.eager_threads = 1;
-  ramjet* load = nullptr;
+  ramjet_load* load = nullptr;
   const int result = ramjet_open(path.c_str(), &options, &load);
   if (result == -EPERM || result == -ENOSYS) {
     std::printf("SKIPPED: %s\n", ramjet_error());

@@ -10,10 +10,7 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-// The handle goes by the name of our namespace, and C++ lets only one of them have it.
-#define ramjet ramjet_handle
 #include "loader/ramjet.h"
-#undef ramjet
 #include "loader/snapshot_loader.h"
 #include "mappedram/checksums.h"
 #include "mappedram/file.h"
@@ -117,7 +114,7 @@ TEST_F(LoaderChecksums, Invariant6WhatIsReadAtOnceIsComparedToo) {
       ramjet_options options = RAMJET_OPTIONS_INIT;
       options.flags = flags;
       options.checksums = sums_path_.c_str();
-      ramjet_handle* load = nullptr;
+      ramjet_load* load = nullptr;
       ASSERT_EQ(ramjet_open(path_.c_str(), &options, &load), 0) << ramjet_error();
       const int result = ramjet_read_block(load, "ram", memory_.data(), memory_.length());
       EXPECT_EQ(result, damaged ? -EILSEQ : 0) << ramjet_error();
@@ -140,7 +137,7 @@ TEST_F(LoaderChecksums, SumsThatCannotBeUsedAreRefused) {
   ramjet_options options = RAMJET_OPTIONS_INIT;
   options.flags = RAMJET_NOT_LAZY;
   options.checksums = sums_path_.c_str();
-  ramjet_handle* load = nullptr;
+  ramjet_load* load = nullptr;
   EXPECT_LT(ramjet_open(path_.c_str(), &options, &load), 0);
   const absl::Status refused = SnapshotLoader::Create(Open(), {.checksums = sums_path_}).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;

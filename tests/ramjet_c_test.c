@@ -133,8 +133,8 @@ static const char *save_as(const char *name) {
   return path_of(name);
 }
 
-static ramjet *open_load(const char *path) {
-  ramjet *load = NULL;
+static ramjet_load *open_load(const char *path) {
+  ramjet_load *load = NULL;
   CHECK(ramjet_open(path, NULL, &load) == 0);
   CHECK(load != NULL);
   return load;
@@ -148,7 +148,7 @@ static struct ramjet_block block_at(void *host) {
   return block;
 }
 
-static void attach(ramjet *load, void *host) {
+static void attach(ramjet_load *load, void *host) {
   const struct ramjet_block block = block_at(host);
   CHECK(ramjet_attach(load, &block) == 0);
 }
@@ -247,7 +247,7 @@ static int open_as_nobody(const char *path) {
   const pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
-    ramjet *load = NULL;
+    ramjet_load *load = NULL;
     if (setgid(65534) != 0 || setuid(65534) != 0) _exit(255);
     _exit(-ramjet_open(path, NULL, &load));
   }
@@ -271,7 +271,7 @@ static int open_without_kernel_support(const char *path) {
   const pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
-    ramjet *load = NULL;
+    ramjet_load *load = NULL;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0) {
       _exit(255);
@@ -284,8 +284,8 @@ static int open_without_kernel_support(const char *path) {
 
 static void test_open_refuses(void) {
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
-  ramjet *const nothing = (ramjet *)directory; /* to be overwritten */
-  ramjet *load = nothing;
+  ramjet_load *const nothing = (ramjet_load *)directory; /* to be overwritten */
+  ramjet_load *load = nothing;
   struct stat status;
   const char *path = save_as("guest.mr");
   CHECK_ERROR(EINVAL, ramjet_open(NULL, NULL, &load));
@@ -357,7 +357,7 @@ static void test_open_without_permission(void) {
 /* --- A load --- */
 
 static void test_blocks_and_devices(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   struct ramjet_block_info info = RAMJET_BLOCK_INFO_INIT;
   char state[64];
   CHECK(ramjet_block_count(load) == 1);
@@ -398,7 +398,7 @@ static void test_blocks_and_devices(void) {
 }
 
 static void test_attach_refuses(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   unsigned char *memory = map_private();
   struct ramjet_block block = block_at(memory);
   CHECK_ERROR(EINVAL, ramjet_attach(load, NULL));
@@ -422,7 +422,7 @@ static void test_attach_refuses(void) {
 }
 
 static void test_memory_that_cannot_be_lazy(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   const int fd = open(path_of("memory"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   struct ramjet_block block;
   struct statfs disk;
@@ -451,7 +451,7 @@ static void test_memory_that_cannot_be_lazy(void) {
 }
 
 static void test_load(void) {
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
   unsigned char *memory = map_private();
   char stats[8192], start[8];
@@ -502,7 +502,7 @@ static void test_load(void) {
 }
 
 static void test_close_loads_the_rest(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   unsigned char *memory = map_private();
   unsigned page;
   attach(load, memory);
@@ -512,7 +512,7 @@ static void test_close_loads_the_rest(void) {
 }
 
 static void test_discard(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   int fd;
   unsigned char *memory = map_shared(&fd);
   struct ramjet_block block = block_at(memory);
@@ -538,7 +538,7 @@ static void test_discard(void) {
 static void *wait_for_load(void *load) { return (void *)(intptr_t)ramjet_wait(load, -1); }
 
 static void test_abandon(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   unsigned char *memory = map_private();
   pthread_t waiter;
   void *result;
@@ -558,7 +558,7 @@ static void test_abandon(void) {
 static void test_unreadable_page_is_poisoned(void) {
   /* Somebody has the file open for writing, so there is no lease that would make us wait. */
   const int writer = open(save_as("guest.mr"), O_WRONLY);
-  ramjet *load = open_load(path_of("guest.mr"));
+  ramjet_load *load = open_load(path_of("guest.mr"));
   unsigned char *memory = map_private();
   char stats[8192];
   attach(load, memory);
@@ -580,7 +580,7 @@ static void test_unreadable_page_is_poisoned(void) {
 
 /* A refused block can be attached elsewhere. */
 static void test_attach_after_refusal(void) {
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   unsigned char *memory = map_private();
   struct ramjet_block block = block_at(memory);
   block.length = kLength - kPageBytes;
@@ -599,7 +599,7 @@ static void test_attach_after_refusal(void) {
 
 static void test_given_uffd(void) {
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   unsigned char *memory = map_private();
   int fds[2], result;
   CHECK(pipe(fds) == 0);
@@ -626,7 +626,7 @@ static void count_stop(void *opaque, const char *why) {
 
 static void test_vm_is_stopped_for_unreadable_page(void) {
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   unsigned char *memory = map_private();
   int stops = 0;
   options.on_unreadable = RAMJET_STOP_VM;
@@ -656,7 +656,7 @@ static void *fail_elsewhere(void *unused) {
 }
 
 static void test_errors_are_of_their_thread(void) {
-  ramjet *load;
+  ramjet_load *load;
   char mine[512];
   pthread_t thread;
   CHECK_ERROR(ENOENT, ramjet_open(path_of("nothing.mr"), NULL, &load));
@@ -692,7 +692,7 @@ static void test_plain_load(void) {
   struct ramjet_options options = RAMJET_OPTIONS_INIT;
   struct ramjet_device_info device = RAMJET_DEVICE_INFO_INIT;
   struct ramjet_stats stats = RAMJET_STATS_INIT;
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   unsigned char *memory = map_private();
   const struct ramjet_block block = block_at(memory);
   unsigned page;
@@ -726,7 +726,7 @@ static void test_plain_load(void) {
 
 static void test_numbers(void) {
   struct ramjet_stats stats = RAMJET_STATS_INIT;
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   unsigned char *memory = map_private();
   attach(load, memory);
   CHECK_ERROR(EALREADY, ramjet_read_block(load, "ram", memory, kLength));
@@ -750,7 +750,7 @@ static void test_numbers(void) {
 }
 
 /* Asks until `what` is in the statistics: a thread of the library puts it there. */
-static void await_stats(const ramjet *load, const char *what) {
+static void await_stats(const ramjet_load *load, const char *what) {
   char stats[8192];
   do {
     CHECK(ramjet_stats_json(load, stats, sizeof(stats)) > 0);
@@ -764,7 +764,7 @@ static void test_working_set(void) {
   struct ramjet_stats stats = RAMJET_STATS_INIT;
   struct ramjet_save_block other;
   char path[128];
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   unsigned char *memory = map_private();
   unsigned i;
   snprintf(path, sizeof(path), "%s", path_of("guest.ws"));
@@ -833,7 +833,7 @@ static void test_working_set(void) {
 /* A guest with a poisoned page cannot be saved without lying. */
 static void test_poisoned_memory_is_not_saved(void) {
   struct ramjet_save_block block;
-  ramjet *load = open_load(save_as("guest.mr"));
+  ramjet_load *load = open_load(save_as("guest.mr"));
   unsigned char *memory = map_private();
   attach(load, memory);
   CHECK(truncate(path_of("guest.mr"), 0) == 0);
@@ -987,7 +987,7 @@ static void make_loaders(struct ramjet_device_loader *loaders) {
   loaders[1].after_count = 1;
 }
 
-static void load_all(const ramjet *load, const struct ramjet_load_devices_options *options) {
+static void load_all(const ramjet_load *load, const struct ramjet_load_devices_options *options) {
   struct ramjet_device_loader loaders[3];
   make_loaders(loaders);
   memset(loaded.nets, 0, sizeof(loaded.nets));
@@ -1002,7 +1002,7 @@ static void test_load_devices(void) {
   struct ramjet_options not_lazy = RAMJET_OPTIONS_INIT;
   struct ramjet_device_loader loaders[4];
   struct ramjet_device_id circle[] = {{"net", 1, 0}};
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   int unclaimed = 0;
   not_lazy.flags = RAMJET_NOT_LAZY;
   CHECK(ramjet_open(save_devices("devices.mr"), &not_lazy, &load) == 0);
@@ -1102,7 +1102,7 @@ static void test_load_devices(void) {
 
 /* Loaders touch guest memory that has not arrived. */
 static void test_load_devices_while_memory_loads(void) {
-  ramjet *load = open_load(save_devices("devices.mr"));
+  ramjet_load *load = open_load(save_devices("devices.mr"));
   unsigned char *memory = map_private();
   attach(load, memory);
   loaded.memory = memory;
@@ -1190,7 +1190,7 @@ static void test_buffers(void) {
   struct ramjet_options not_lazy = RAMJET_OPTIONS_INIT;
   struct ramjet_device_loader loader = RAMJET_DEVICE_LOADER_INIT;
   ramjet_buffers *buffers = NULL;
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   uint64_t next = 0, index;
   pthread_t other;
   options.count = 6;
@@ -1285,7 +1285,7 @@ static int remove_entry(const char *path, const struct stat *status, int type, s
 static void remove_directory(void) { nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS); }
 
 int main(void) {
-  ramjet *load = NULL;
+  ramjet_load *load = NULL;
   /* Not the test's own temporary directory, which `nobody` may be kept out of. */
   strcpy(directory, "/tmp/ramjet_c_test.XXXXXX");
   if (mkdtemp(directory) == NULL) {

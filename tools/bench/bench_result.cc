@@ -5,7 +5,7 @@
 #include <set>
 #include <utility>
 
-#include "tools/bench/c_face.h"
+#include "loader/ramjet.h"
 #include "tools/bench/ratios.h"
 
 namespace ramjet::bench {
@@ -60,7 +60,7 @@ json ToJson(const BenchResult& result) {
   for (const Failure& failure : result.failures) failures.push_back(ToJson(failure));
   json bench = {
       {"schema", result.builds ? "ramjet.bench-against/1" : "ramjet.bench/1"},
-      {"version", c_face::Version()},
+      {"version", ramjet_version()},
       {"started", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", result.started, absl::UTCTimeZone())},
       {"planned_rounds", result.planned_rounds},
       {"rounds", result.rounds},

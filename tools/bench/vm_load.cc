@@ -6,10 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "loader/ramjet.h"
 #include "mappedram/file.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/snapshot.h"
-#include "tools/bench/c_face.h"
 #include "tools/bench/one_page_loader.h"
 
 namespace ramjet::bench {
@@ -21,14 +21,38 @@ absl::StatusOr<std::unique_ptr<Snapshot>> OpenSnapshot(const std::string& path) 
   return Snapshot::Open(*std::move(file));
 }
 
+struct Closer {
+  void operator()(ramjet_load* load) const {
+    ramjet_abandon(load);  // unless it is complete
+    ramjet_close(load);
+  }
+};
+using Load = std::unique_ptr<ramjet_load, Closer>;
+
+absl::Status Answer(int result, const char* function) {
+  if (result >= 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(-result, absl::StrCat(function, ": ", ramjet_error()));
+}
+
+absl::StatusOr<Load> OpenLoad(const std::string& path, const ramjet_options& options) {
+  ramjet_load* load = nullptr;
+  const absl::Status opened = Answer(ramjet_open(path.c_str(), &options, &load), "ramjet_open");
+  if (!opened.ok()) return opened;
+  return Load(load);
+}
+
 class FullRead : public VmLoad {
  public:
   explicit FullRead(const VmSource& source) : source_(source) {}
 
   absl::Status Begin() override {
-    const auto load = c_face::Load::Open(source_.path, {.lazy = false});
+    ramjet_options options = RAMJET_OPTIONS_INIT;
+    options.flags = RAMJET_NOT_LAZY;
+    const absl::StatusOr<Load> load = OpenLoad(source_.path, options);
     if (!load.ok()) return load.status();
-    return (*load)->ReadBlock(source_.idstr, source_.memory);
+    return Answer(ramjet_read_block(load->get(), source_.idstr.c_str(), source_.memory.data(),
+                                    source_.memory.size()),
+                  "ramjet_read_block");
   }
   absl::StatusOr<bool> WaitResident() override { return true; }
 
@@ -112,31 +136,43 @@ class Lazy : public VmLoad {
   Lazy(const VmSource& source, How how) : source_(source), how_(how) {}
 
   absl::Status Begin() override {
-    c_face::LoadOptions options = {.record = !source_.record.empty(),
-                                   .single_pages = how_.single_pages};
-    if (how_.working_set) options.working_set = source_.working_set;
-    auto load = c_face::Load::Open(source_.path, options);
+    ramjet_options options = RAMJET_OPTIONS_INIT;
+    if (!source_.record.empty()) options.flags |= RAMJET_RECORD;
+    if (how_.single_pages) options.flags |= RAMJET_SINGLE_PAGES;
+    if (how_.working_set) options.working_set = source_.working_set.c_str();
+    absl::StatusOr<Load> load = OpenLoad(source_.path, options);
     if (!load.ok()) return load.status();
     load_ = *std::move(load);
-    absl::Status attached = load_->Attach(source_.idstr, source_.memory);
+    ramjet_block block = RAMJET_BLOCK_INIT;
+    block.idstr = source_.idstr.c_str();
+    block.host = source_.memory.data();
+    block.length = source_.memory.size();
+    absl::Status attached = Answer(ramjet_attach(load_.get(), &block), "ramjet_attach");
     if (!attached.ok() || !how_.eager) return attached;
-    return load_->StartEager();
+    return Answer(ramjet_start_eager(load_.get()), "ramjet_start_eager");
   }
   absl::StatusOr<bool> WaitResident() override {
     if (!how_.eager) return false;
-    const absl::Status complete = load_->Wait();
-    if (!complete.ok()) return complete;
+    absl::Status loaded = Answer(ramjet_wait(load_.get(), -1), "ramjet_wait");
+    if (loaded.ok()) loaded = Answer(ramjet_detach(load_.get()), "ramjet_detach");
+    if (!loaded.ok()) return loaded;
     return true;
   }
   absl::Status End() override {
-    return source_.record.empty() ? absl::OkStatus() : load_->SaveWorkingSet(source_.record);
+    if (source_.record.empty()) return absl::OkStatus();
+    return Answer(ramjet_save_working_set(load_.get(), source_.record.c_str()),
+                  "ramjet_save_working_set");
   }
-  std::optional<uint64_t> FaultedPages() const override { return load_->FaultedPages(); }
+  std::optional<uint64_t> FaultedPages() const override {
+    ramjet_stats stats = RAMJET_STATS_INIT;
+    ramjet_get_stats(load_.get(), &stats);
+    return stats.faulted_pages;
+  }
 
  private:
   const VmSource& source_;
   const How how_;
-  std::unique_ptr<c_face::Load> load_;
+  Load load_;
 };
 
 }  // namespace

@@ -314,7 +314,7 @@ class DemoVm::LazyLoad {
     return static_cast<Vcpu*>(vcpu)->SetRegisters(saved.registers).ok() ? 0 : -EIO;
   }
 
-  ramjet* handle_ = nullptr;  // constant once a block is attached
+  ramjet_load* handle_ = nullptr;  // constant once a block is attached
   std::atomic<int> state_{kLoading};
   std::thread stopper_{[this] { AwaitStop(); }};
 };

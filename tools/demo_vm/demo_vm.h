@@ -8,7 +8,7 @@
 //   (*vm)->Run(0, RandomTouch((*vm)->whole_memory(), 1000, 1));  // at once, while memory arrives
 //   (*vm)->FinishLoad();                                         // an ordinary VM from here on
 //
-// Not in ramjet's namespace: the C face calls its handle by that name, and this is not ramjet.
+// Not in ramjet's namespace: it is an example of a VMM, which has ramjet.h and nothing else of us.
 #ifndef RAMJET_TOOLS_DEMO_VM_DEMO_VM_H_
 #define RAMJET_TOOLS_DEMO_VM_DEMO_VM_H_
 
