@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "loader/huge_window.h"
 #include "loader/load_stats.h"
 
 namespace ramjet {
@@ -18,11 +19,10 @@ constexpr uint64_t kForgottenNs = 20'000'000'000;
 
 }  // namespace
 
-void EagerQueue::Add(RamBlock& block, HugePages huge) {
+void EagerQueue::Add(RamBlock& block) {
   absl::MutexLock lock(&mu_);
   entry_of_[block.index()] = entries_.size();
   entries_.push_back({&block, 0});
-  huge_[block.index()].store(huge);
   SkipEmpty();
   changes_.Note();
 }
@@ -30,11 +30,11 @@ void EagerQueue::Add(RamBlock& block, HugePages huge) {
 std::optional<EagerQueue::Window> EagerQueue::Next() {
   for (;;) {
     const uint32_t seen = changes_.count();
+    if (std::optional<Window> first = priority_.Take()) return first;
     uint64_t next_at_ns;
     {
       absl::MutexLock lock(&mu_);
       if (closed_) return std::nullopt;
-      if (std::optional<Window> first = TakeFirst()) return first;
       next_at_ns = NextAtNs();
       if (next_at_ns <= MonotonicNs()) {
         if (std::optional<Window> next = TakeNext()) return next;
@@ -46,9 +46,9 @@ std::optional<EagerQueue::Window> EagerQueue::Next() {
 }
 
 std::optional<EagerQueue::Window> EagerQueue::TryNext() {
+  if (std::optional<Window> first = priority_.Take()) return first;
   absl::MutexLock lock(&mu_);
   if (closed_) return std::nullopt;
-  if (std::optional<Window> first = TakeFirst()) return first;
   return NextAtNs() <= MonotonicNs() ? TakeNext() : std::nullopt;
 }
 
@@ -131,31 +131,6 @@ void EagerQueue::SkipEmpty() {
   }
 }
 
-HugePages EagerQueue::DecideHuge(const RamBlock& block) {
-  if (huge(block) == HugePages::kUndecided) DecideHuge();
-  return huge(block);
-}
-
-void EagerQueue::DecideHuge() {
-  absl::MutexLock one_asks(&asking_);
-  std::vector<const RamBlock*> undecided;
-  uintptr_t start = UINTPTR_MAX;
-  uintptr_t end = 0;
-  {
-    absl::MutexLock lock(&mu_);
-    for (const Entry& entry : entries_) {
-      const RamBlock& other = *entry.block;
-      if (huge(other) != HugePages::kUndecided) continue;
-      undecided.push_back(&other);
-      start = std::min(start, other.host());
-      end = std::max(end, other.host() + other.length());
-    }
-  }
-  if (undecided.empty()) return;
-  const std::function<HugePages(const RamBlock&)> answer = AskForHugePages(start, end);
-  for (const RamBlock* other : undecided) huge_[other->index()].store(answer(*other));
-}
-
 void EagerQueue::PutBack(const RamBlock& block, PageRun window) {
   absl::MutexLock lock(&mu_);
   const size_t index = entry_of_[block.index()];
@@ -163,59 +138,6 @@ void EagerQueue::PutBack(const RamBlock& block, PageRun window) {
   entries_[index].next_page = std::min(entries_[index].next_page, window.first);
   current_ = std::min(current_, index);
   changes_.Note();
-}
-
-void EagerQueue::PutFirst(Window window) {
-  absl::MutexLock lock(&mu_);
-  if (closed_) return;  // which gives its claim back
-  const WindowHints::Hint at{window.block->index(), window.run.first};
-  const uint64_t number = missed_.erase(at) > 0 ? --next_urgent_ : next_number_++;
-  first_at_.insert_or_assign(at, number);
-  first_.emplace(number, First{std::move(window)});
-  changes_.Note();
-}
-
-std::optional<PageLoader::ClaimedWindow> EagerQueue::TryTakeClaim(const RamBlock& block,
-                                                                  PageRun window) {
-  if (!mu_.TryLock()) return std::nullopt;
-  std::optional<PageLoader::ClaimedWindow> claim;
-  const auto at = first_at_.find({block.index(), window.first});
-  if (at != first_at_.end()) {
-    First& first = first_.find(at->second)->second;
-    claim.swap(first.window.claim);
-    first.taken = first.taken || claim.has_value();
-  }
-  mu_.Unlock();
-  return claim;
-}
-
-std::optional<EagerQueue::Window> EagerQueue::NextFirst() {
-  absl::MutexLock lock(&mu_);
-  return TakeFirst();
-}
-
-std::optional<EagerQueue::Window> EagerQueue::TakeFirst() {
-  while (!first_.empty() && first_.begin()->second.taken) Extract(first_.begin());
-  auto next = first_.begin();
-  if (next == first_.end()) return std::nullopt;
-  while (const std::optional<WindowHints::Hint> waited = waits_.Take()) {
-    const auto found = first_at_.find(*waited);
-    if (found == first_at_.end() || first_.find(found->second)->second.taken) {
-      missed_.insert(*waited);  // it is in hand, or claimed and about to be put here
-      continue;
-    }
-    next = first_.find(found->second);
-    break;
-  }
-  return Extract(next);
-}
-
-EagerQueue::Window EagerQueue::Extract(std::map<uint64_t, First>::iterator at) {
-  Window window = std::move(at->second.window);
-  const auto place = first_at_.find({window.block->index(), window.run.first});
-  if (place != first_at_.end() && place->second == at->first) first_at_.erase(place);
-  first_.erase(at);
-  return window;
 }
 
 void EagerQueue::Hold() {
@@ -229,9 +151,9 @@ void EagerQueue::Release() {
   changes_.Note();
 }
 
-void EagerQueue::AllowWindows() {
+bool EagerQueue::has_limit() const {
   absl::MutexLock lock(&mu_);
-  windows_allowed_.store(bytes_per_s_ == 0);
+  return bytes_per_s_ > 0;
 }
 
 void EagerQueue::LiftRate() {
@@ -248,11 +170,9 @@ void EagerQueue::Hurry() {
 }
 
 void EagerQueue::Close() {
-  std::map<uint64_t, First> given_back;  // once the lock is
+  priority_.Close();
   absl::MutexLock lock(&mu_);
   closed_ = true;
-  given_back.swap(first_);
-  first_at_.clear();
   changes_.Note();
 }
 

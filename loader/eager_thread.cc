@@ -28,9 +28,9 @@ void EagerThread::Run() {
   (void)setpriority(PRIO_PROCESS, 0, kNice);  // on Linux, of the calling thread
   // Before there is anything for us to do, perhaps: until it is known, no window comes whole to who
   // touches it.
-  parts_.queue.DecideHuge();
+  parts_.huge_pages.DecideAll();
   while (!spare_ || parts_.pacer.waits_for_disk()) {
-    if (windows_.LoadOffered()) continue;
+    if (windows_.LoadOffered(parts_.offers)) continue;
     const bool others_come = windows_.any_begun();
     std::optional<EagerQueue::Window> window =
         others_come ? parts_.queue.TryNext() : parts_.queue.Next();

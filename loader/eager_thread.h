@@ -7,11 +7,13 @@
 
 #include "absl/status/statusor.h"
 #include "loader/eager_queue.h"
+#include "loader/huge_page_policy.h"
 #include "loader/load_stats.h"
 #include "loader/page_loader.h"
 #include "loader/read_pacer.h"
 #include "loader/thread.h"
 #include "loader/window_loader.h"
+#include "loader/window_offers.h"
 
 namespace ramjet {
 
@@ -22,6 +24,8 @@ class EagerThread {
  public:
   struct Parts {
     EagerQueue& queue;
+    HugePagePolicy& huge_pages;
+    WindowOffers& offers;
     PageLoader& loader;
     const ReadPacer& pacer;
     LoadStats& stats;
@@ -38,7 +42,9 @@ class EagerThread {
 
  private:
   EagerThread(const Parts& parts, bool spare)
-      : parts_(parts), spare_(spare), windows_(parts.loader, parts.queue, parts.stats) {}
+      : parts_(parts),
+        spare_(spare),
+        windows_(parts.loader, parts.queue, parts.huge_pages, parts.stats) {}
   void Run();
 
   const Parts parts_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "loader/outcome.h"
+
 namespace ramjet {
 namespace {
 
@@ -18,23 +20,9 @@ constexpr uint32_t kMaxAttempts = 1000;
 constexpr uint64_t kSpinNs = 40'000;
 constexpr unsigned kMaxVainSpins = 8;
 
-constexpr int64_t kWatchNs = 1'000'000'000;
-// So many more looks, this far apart, have to see somebody before anything is believed to be lost.
-constexpr unsigned kWatchesAgain = 10;
-constexpr int64_t kWatchAgainNs = 20'000'000;
-
 uint64_t RetryDelayNs(uint32_t attempts) {
   return static_cast<uint64_t>(std::min(kMinRetryNs << std::min(attempts, 10u), kMaxRetryNs));
 }
-
-// A disk brings a page in a tenth of the time that it takes for a window. A guest that has asked
-// for so many pages, which had to come alone, is going on to ask...
-constexpr int kEnoughAlone = 16;
-// ...and is given windows from a disk, too: unless more than these wait for this thread, to whom
-// a page each comes sooner,
-constexpr size_t kMaxWaitingForWindows = 2;
-// or a window has taken longer than this. Then it is the turn of pages again.
-constexpr uint64_t kMaxDiskWindowNs = 4'000'000;
 
 // Holds any page but a huge one.
 constexpr uint64_t kFirstBufferBytes = 64 << 10;
@@ -47,8 +35,6 @@ absl::StatusOr<std::unique_ptr<FaultThread>> FaultThread::Start(const Parts& par
   absl::StatusOr<PageBuffer> buffer = PageBuffer::CreateAbsent(kFirstBufferBytes);
   if (!buffer.ok()) return buffer.status();
   std::unique_ptr<FaultThread> self(new FaultThread(parts, *std::move(reader), *std::move(buffer)));
-  absl::StatusOr<HugeStaging> staging = HugeStaging::Create();
-  if (staging.ok()) self->staging_.emplace(*std::move(staging));
   absl::StatusOr<std::unique_ptr<Thread>> thread =
       Thread::Start("ramjet-fault", [raw = self.get()] { raw->Run(); });
   if (!thread.ok()) return thread.status();
@@ -61,7 +47,16 @@ FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buff
       can_spin_(UsableProcessors() > 1),
       reader_(std::move(reader)),
       buffer_(std::move(buffer)),
-      queue_(parts.uffd) {}
+      windows_({.loader = parts.loader,
+                .queue = parts.eager_queue,
+                .policy = parts.huge_pages,
+                .offers = parts.offers,
+                .stats = parts.stats}),
+      watchdog_({.uffd = parts.uffd,
+                 .map = parts.map,
+                 .loader = parts.loader,
+                 .vm_stop = parts.vm_stop,
+                 .stats = parts.stats}) {}
 
 FaultThread::~FaultThread() {
   stop_.store(true);
@@ -93,7 +88,7 @@ void FaultThread::Run() {
   buffer_.Touch();
   int64_t retry_ns = kMinRetryNs;
   while (!stop_.load()) {
-    AwaitEvents(parked_count_ > 0 ? retry_ns : suspicions_ > 0 ? kWatchAgainNs : kWatchNs);
+    AwaitEvents(parked_.empty() ? watchdog_.pause_ns() : retry_ns);
     // Taken first: whatever Sync() waits for, a larger buffer among it, was there in an earlier
     // round, or is seen in this one.
     const uint32_t ticket = sync_wanted_.load();
@@ -105,16 +100,15 @@ void FaultThread::Run() {
     }
     if (sync_done_.exchange(ticket) != ticket) sync_done_.notify_all();
 
-    const size_t before = parked_count_;
+    const size_t before = parked_.count();
     RetryParked();
-    retry_ns = parked_count_ < before ? kMinRetryNs : std::min(retry_ns * 2, kMaxRetryNs);
-    if (parked_count_ == 0) Watch();
+    retry_ns = parked_.count() < before ? kMinRetryNs : std::min(retry_ns * 2, kMaxRetryNs);
+    if (parked_.empty()) watchdog_.Watch();
   }
 }
 
 void FaultThread::AwaitEvents(int64_t timeout_ns) {
-  // For the next window, while nobody waits: a huge page takes the kernel a tenth of a millisecond.
-  if (std::exchange(staging_spent_, false) && staging_->fit()) (void)staging_->Touch();
+  windows_.TouchAhead();
   if (served_ns_ != 0 && vain_spins_ < kMaxVainSpins) {
     while (MonotonicNs() - served_ns_ < kSpinNs) {
       if (!reader_.Wait(0)) continue;
@@ -146,87 +140,52 @@ bool FaultThread::ReadAndServe() {
       }
     }
   }
-  const uint64_t now_ns = events.faults.empty() ? 0 : MonotonicNs();
-  parts_.stats.faults.fetch_add(events.faults.size(), std::memory_order_relaxed);
-  crowded_ = events.faults.size() > kMaxWaitingForWindows;
-  if (events.faults.size() > 1 && !WindowsMayComeFromDisk()) Prefetch(events.faults);
-  const Offered offered = OfferWindows(events.faults, now_ns);
-  for (size_t i = 0; i < events.faults.size(); ++i) {
-    const uintptr_t addr = events.faults[i].addr;
-    if (i < offered.size() && offered[i] && ServeOffered(addr)) continue;
-    Serve({.addr = addr, .read_ns = now_ns});
-  }
-  if (!events.faults.empty() && can_spin_) served_ns_ = MonotonicNs();
+  if (!events.faults.empty()) ServeBatch(events.faults);
   return more;
 }
 
-// Of several who wait for a disk each would wait for all before it, too. Here the disk's queue has
-// them all at once.
-void FaultThread::Prefetch(absl::Span<const MissingFault> faults) const {
-  for (const MissingFault& fault : faults) {
-    const RamBlock* const block = parts_.map.Find(fault.addr);
-    if (block != nullptr) parts_.loader.PrefetchFaulted(*block, block->PageOf(fault.addr));
+void FaultThread::ServeBatch(absl::Span<const MissingFault> events) {
+  const uint64_t now_ns = MonotonicNs();
+  for (size_t i = 0; i < events.size(); ++i) {
+    batch_[i] = {.addr = events[i].addr, .read_ns = now_ns};
+    Translate(batch_[i]);
   }
+  const absl::Span<const Fault> faults(batch_.data(), events.size());
+  parts_.stats.faults.fetch_add(faults.size(), std::memory_order_relaxed);
+  windows_.BeginBatch(faults.size());
+  if (faults.size() > 1 && !windows_.MayComeFromDisk()) Prefetch(faults);
+  const FaultWindows::Offered offered = windows_.Offer(faults);
+  for (size_t i = 0; i < faults.size(); ++i) {
+    if (i < offered.size() && offered[i] && windows_.LoadOffered(faults[i])) continue;
+    Serve(faults[i]);
+  }
+  if (can_spin_) served_ns_ = MonotonicNs();
 }
 
-// Of several who wait for windows each would wait for those before it, too. While this thread
-// brings the first, those that load ahead may as well bring the others.
-FaultThread::Offered FaultThread::OfferWindows(absl::Span<const MissingFault> faults,
-                                               uint64_t read_ns) {
-  Offered offered;
-  if (faults.size() < 2 || !staging_ || !staging_->fit()) return offered;
-  const RamBlock* const first_block = parts_.map.Find(faults[0].addr);
-  for (size_t i = 1; i < std::min(faults.size(), offered.size()); ++i) {
-    RamBlock* const block = parts_.map.Find(faults[i].addr);
-    if (block == nullptr) continue;
-    const uint64_t page = block->PageOf(faults[i].addr);
-    const PageRun window = WindowOf(*block, page);
-    const bool is_first = block == first_block &&
-                          WindowOf(*block, block->PageOf(faults[0].addr)).first == window.first;
-    // A page of zeros is not to be had alone by who loads ahead, if the window cannot be.
-    if (is_first || !block->nonzero(page) || block->AnyClaimed(window) ||
-        !parts_.eager_queue.WantsWhole(*block, window) || !parts_.loader.IsCached(*block, window)) {
-      continue;
-    }
-    std::optional<PageLoader::ClaimedWindow> claim = parts_.loader.ClaimWindow(*block, window);
-    offered[i] = claim && parts_.eager_queue.offers().Give({*std::move(claim), page, read_ns});
-    // Of a part, perhaps, and for a moment, in which who loads ahead has passed by.
-    if (!offered[i]) parts_.eager_queue.PutBack(*block, window);
-  }
-  return offered;
+void FaultThread::Translate(Fault& fault) const {
+  fault.block = parts_.map.Find(fault.addr);
+  if (fault.block != nullptr) fault.page = fault.block->PageOf(fault.addr);
 }
 
-// False: it could not be had, and is to be served as any other.
-bool FaultThread::ServeOffered(uintptr_t addr) {
-  RamBlock& block = *parts_.map.Find(addr);
-  std::optional<WaitedWindow> waited =
-      parts_.eager_queue.offers().Take(block, WindowOf(block, block.PageOf(addr)).first);
-  if (!waited) {  // somebody brings it, or has brought it
-    parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
-    return true;
+// Of several threads that wait for a disk each would wait for all before it, too. Here the disk's
+// queue has their pages all at once.
+void FaultThread::Prefetch(absl::Span<const Fault> faults) const {
+  for (const Fault& fault : faults) {
+    if (fault.block != nullptr) parts_.loader.PrefetchFaulted(*fault.block, fault.page);
   }
-  const PageRun window = waited->window.run();
-  if (staging_ && staging_->fit() &&
-      parts_.loader.LoadFaultedHuge(std::move(waited->window), *staging_, {.faulted = 1}) ==
-          PageLoader::Whole::kLoaded) {
-    parts_.stats.AddWindow(MonotonicNs() - waited->read_ns);
-    return true;
-  }
-  waited.reset();
-  parts_.eager_queue.PutBack(block, window);
-  return false;
 }
 
 void FaultThread::Serve(Fault fault) {
-  RamBlock* const block = parts_.map.Find(fault.addr);
+  if (fault.block == nullptr) Translate(fault);
+  RamBlock* const block = fault.block;
   if (block == nullptr) {
     // In the end its block was never attached, so it has been unregistered, which woke the waiter.
     if (fault.attempts < kMaxAttempts) Park(fault);
     return;
   }
-  const uint64_t page = block->PageOf(fault.addr);
+  const uint64_t page = fault.page;
   if (fault.tell_by_ns != 0) {
-    GiveUp(fault, *block, page);
+    GiveUp(fault);
     return;
   }
   // Pages of zeros are left out: they need no reading.
@@ -234,10 +193,7 @@ void FaultThread::Serve(Fault fault) {
       block->nonzero(page)) {
     parts_.record->Note(block->index(), page);
   }
-  if (fault.attempts == 0 && LoadWindow(*block, page)) {
-    parts_.stats.AddWindow(MonotonicNs() - fault.read_ns);
-    return;
-  }
+  if (fault.attempts == 0 && windows_.Load(fault)) return;
   const Outcome outcome = parts_.loader.LoadFaulted(*block, page, buffer_, fault.failing);
   switch (outcome) {
     case Outcome::kLoaded:
@@ -247,7 +203,7 @@ void FaultThread::Serve(Fault fault) {
       parts_.stats.fault_ns.Add(MonotonicNs() - fault.read_ns);
       break;
     case Outcome::kInFlight:
-      parts_.eager_queue.HintWaiting(*block, page);
+      parts_.eager_queue.priority().NoteWaiting(*block, page);
       parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
       break;
     case Outcome::kFailed:
@@ -255,7 +211,7 @@ void FaultThread::Serve(Fault fault) {
     case Outcome::kLost:
       fault.tell_by_ns = MonotonicNs() + PageLoader::kMaxTellingNs;
       fault.errors = parts_.stats.error_count();
-      GiveUp(fault, *block, page);
+      GiveUp(fault);
       break;
     case Outcome::kUnread:
     case Outcome::kDamaged:
@@ -278,130 +234,26 @@ void FaultThread::Serve(Fault fault) {
 
 // A lost page is poisoned once its reason has been told. A thread that sleeps on it may die of
 // that, and the process with it.
-void FaultThread::GiveUp(Fault fault, RamBlock& block, uint64_t page) {
+void FaultThread::GiveUp(Fault fault) {
   if (parts_.stats.told(fault.errors) || MonotonicNs() >= fault.tell_by_ns) {
-    const Outcome outcome = parts_.loader.GiveUp(block, page);
+    const Outcome outcome = parts_.loader.GiveUp(*fault.block, fault.page);
     if (outcome != Outcome::kAgain && outcome != Outcome::kNoMemory) return;
   }
   fault.retry_ns = 0;
   Park(fault);
 }
 
-// Given its page alone, a guest soon asks for the next, and the huge page that memory is wanted to
-// be has to be put together from small ones: several times the work. So, if the content is at hand,
-// who touches an untouched window waits longer once and has all of it.
-bool FaultThread::LoadWindow(RamBlock& block, uint64_t page) {
-  const PageRun window = WindowOf(block, page);
-  if (!parts_.eager_queue.WantsWhole(block, window)) return false;
-  if (!staging_ || !staging_->fit()) return false;
-  const uint64_t begun_ns = MonotonicNs();
-  const bool pending = block.pending(page);
-  switch (LoadOrTakeOver(block, window, page)) {
-    case PageLoader::Whole::kLoaded:
-      staging_spent_ = true;
-      if (MonotonicNs() - begun_ns > kMaxDiskWindowNs) came_alone_ = 0;
-      return true;
-    case PageLoader::Whole::kNotAtHand:
-      if (pending) came_alone_ = std::min(came_alone_ + 1, kEnoughAlone);
-      return false;
-    case PageLoader::Whole::kGivenBack:
-      parts_.eager_queue.PutBack(block, window);
-      return false;
+void FaultThread::Park(const Fault& fault) {
+  // A page that is lost, and therefore claimed, was parked before: it finds the room that it had.
+  if (parked_.Park(fault) && fault.attempts == 0) {
+    parts_.stats.parked.fetch_add(1, std::memory_order_relaxed);
   }
-  return false;
-}
-
-PageLoader::Whole FaultThread::LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page) {
-  if (block.pending(page)) {
-    return parts_.loader.LoadFaultedHuge(block, window, page, *staging_, WindowsMayComeFromDisk());
-  }
-  // One of a working set, perhaps, that nobody has begun to read.
-  if (block.received(page) || !parts_.loader.IsCached(block, window)) {
-    return PageLoader::Whole::kNotAtHand;
-  }
-  std::optional<PageLoader::ClaimedWindow> claim = parts_.eager_queue.TryTakeClaim(block, window);
-  if (!claim) return PageLoader::Whole::kNotAtHand;
-  parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
-  return parts_.loader.LoadFaultedHuge(*std::move(claim), *staging_,
-                                       {.also = &parts_.stats.working_set});
-}
-
-bool FaultThread::WindowsMayComeFromDisk() const {
-  return came_alone_ == kEnoughAlone && !crowded_;
-}
-
-void FaultThread::Park(Fault fault) {
-  if (IsParked(fault.addr)) return;
-  // One that is lost, and therefore claimed, was parked before: it finds the room that it had.
-  if (parked_count_ == kMaxParked) {
-    overflowed_ = true;
-    return;
-  }
-  if (fault.attempts++ == 0) parts_.stats.parked.fetch_add(1, std::memory_order_relaxed);
-  parked_[parked_count_++] = fault;
-}
-
-// One answer wakes all who sleep on a page, so one fault stands for all of them. A thread with
-// a signal pending faults on its page again and again, without an end.
-bool FaultThread::IsParked(uintptr_t addr) const {
-  const RamBlock* const block = parts_.map.Find(addr);
-  return std::any_of(parked_.begin(), parked_.begin() + static_cast<ptrdiff_t>(parked_count_),
-                     [&](const Fault& parked) {
-                       return block == nullptr
-                                  ? parked.addr == addr
-                                  : block->Contains(parked.addr) &&
-                                        block->PageOf(parked.addr) == block->PageOf(addr);
-                     });
 }
 
 void FaultThread::RetryParked() {
-  // Serve() parks again, at the front, what it cannot answer yet; it never gets ahead of the
-  // reading index.
-  const size_t count = std::exchange(parked_count_, 0);
-  const uint64_t now_ns = count > 0 ? MonotonicNs() : 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (parked_[i].retry_ns <= now_ns) {
-      Serve(parked_[i]);
-    } else {
-      parked_[parked_count_++] = parked_[i];
-    }
-  }
-  if (overflowed_ && parked_count_ < kMaxParked / 2) {
-    overflowed_ = false;
-    WakeAll();  // who was left out faults again
-  }
-}
-
-void FaultThread::WakeAll() {
-  for (RamBlock* block = parts_.map.FindFrom(0); block != nullptr;
-       block = parts_.map.FindFrom(block->host() + block->length())) {
-    parts_.uffd.Wake(block->host(), block->length());
-  }
-}
-
-// Called between batches: each fault that was read is served, or left to whoever had claimed its
-// page, whose trip shows. With no trip under way, who still sleeps has been forgotten.
-//
-// Not all in the queue sleep. Whom a signal woke first, our wake does not take out of it: who then
-// waits for a processor, on a machine that has too few, stays there until it runs.
-void FaultThread::Watch() {
-  const uint64_t now_ns = MonotonicNs();
-  const int64_t wait_ns = suspicions_ > 0 ? kWatchAgainNs : kWatchNs;
-  if (now_ns - watched_ns_ < static_cast<uint64_t>(wait_ns)) return;
-  watched_ns_ = now_ns;
-  // Who waits for a page that cannot be had, while the VM is being stopped, is to go on waiting.
-  if (parts_.vm_stop.stopped() || !parts_.loader.idle()) return;
-  const unsigned suspicions = std::exchange(suspicions_, 0);
-  const std::optional<FaultQueue::Sleepers> before = queue_.Look();
-  if (!before || before->owed == 0) return;
-  if (suspicions < kWatchesAgain) {
-    suspicions_ = suspicions + 1;
-    return;
-  }
-  WakeAll();
-  const std::optional<FaultQueue::Sleepers> after = queue_.Look();
-  const uint64_t awake = after ? std::min(after->owed, before->owed) : 0;
-  parts_.stats.rescued.fetch_add(before->owed - awake, std::memory_order_relaxed);
+  if (parked_.empty()) return;
+  parked_.Retry(MonotonicNs(), [this](const Fault& fault) { Serve(fault); });
+  if (parked_.TakeOverflow()) watchdog_.WakeAll();
 }
 
 }  // namespace ramjet

@@ -1,17 +1,12 @@
 #include "loader/snapshot_loader.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
-#include <cstring>
 #include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "loader/outcome.h"
 #include "loader/page_buffer.h"
@@ -26,52 +21,10 @@
 namespace ramjet {
 namespace {
 
-constexpr int kCollapseAttempts = 3;
-constexpr int kMadvCollapse = 25;  // Linux 6.1 include/uapi/asm-generic/mman-common.h
-
-uint64_t SystemPageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
-
-uint64_t RoundUp(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
-
-// Whether `length` bytes from `a` in one mapping and from `b` in the other are the same of one
-// file.
-bool SameBytes(const KernelMapping& one, uintptr_t a, const KernelMapping& other, uintptr_t b,
-               uint64_t length) {
-  return other.shared && one.inode == other.inode && one.device_major == other.device_major &&
-         one.device_minor == other.device_minor &&
-         one.offset + (a - one.start) == other.offset + (b - other.start) &&
-         other.end - b >= length && one.page_bytes == other.page_bytes;
-}
-
-// Whether a page that was there, or had content to come, is not: the guest has given it up, during
-// the load or since, and a huge page would bring its memory back.
-bool AnyDiscarded(const RamBlock& block, PageRun window) {
-  std::vector<unsigned char> resident(window.count);
-  if (mincore(reinterpret_cast<void*>(block.AddrOf(window.first)), block.BytesOf(window.count),
-              resident.data()) != 0) {
-    return true;  // unmapped, in part at least
-  }
-  for (uint64_t i = 0; i < window.count; ++i) {
-    const uint64_t page = window.first + i;
-    if ((resident[i] & 1) == 0 && (block.nonzero(page) || block.received(page))) return true;
-  }
-  return false;
-}
-
 uint64_t DeadlineNs(absl::Duration timeout) {
   if (timeout == absl::InfiniteDuration()) return Moments::kNever;
   return MonotonicNs() +
          static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(timeout), 0));
-}
-
-// Makes every access to the range a SIGSEGV. A seccomp filter may deny mprotect(2), and the kernel
-// refuses it to a process that has as many mappings as it may; only munmap(2) needs no new one.
-void TakeAway(uintptr_t start, uintptr_t end) {
-  void* const memory = reinterpret_cast<void*>(start);
-  if (mprotect(memory, end - start, PROT_NONE) == 0) return;
-  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (mmap(memory, end - start, PROT_NONE, kFlags, -1, 0) != MAP_FAILED) return;
-  (void)munmap(memory, end - start);
 }
 
 absl::Status AttachedError(const SnapshotBlock& block) {
@@ -125,6 +78,8 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
                           .map = self->map_,
                           .loader = *self->loader_,
                           .eager_queue = self->eager_queue_,
+                          .huge_pages = self->huge_pages_,
+                          .offers = self->offers_,
                           .gate = self->gate_,
                           .stats = self->stats_,
                           .vm_stop = *self->vm_stop_,
@@ -137,6 +92,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
                                                       .source = self->pacer_.bulk(),
                                                       .loader = *self->loader_,
                                                       .queue = self->eager_queue_,
+                                                      .huge_pages = self->huge_pages_,
                                                       .stats = self->stats_});
     if (thread.ok()) {
       absl::MutexLock lock(&self->mu_);
@@ -173,6 +129,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
                                 .progress = progress_,
                                 .vm_stop = *vm_stop_,
                                 .may_poison = options_.on_unreadable == OnUnreadable::kPoison}),
+      huge_pages_(snapshot_->blocks().size()),
       eager_queue_(snapshot_->blocks().size(), options_.eager_bytes_per_s) {}
 
 SnapshotLoader::~SnapshotLoader() {
@@ -193,7 +150,7 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
   mu_.Await(absl::Condition(&unread));
   if (!uffd_) return absl::FailedPreconditionError("the load has ended");
   if (attached_[block]) return AttachedError(stored);
-  const absl::StatusOr<HostMemory> host = CheckMapping(stored, mapping);
+  const absl::StatusOr<HostMemory> host = CheckMapping(stored, mapping, uffd_->features(), map_);
   if (!host.ok()) return host.status();
   const uint64_t page_size = host->page_size;
   const RamBlock::Memory memory{.host = reinterpret_cast<uintptr_t>(mapping.host),
@@ -206,15 +163,21 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
     if (ready.ok()) ready = fault_thread_->Grow(page_size);
     if (!ready.ok()) return ready;
   }
-  const uint64_t length = RoundUp(stored.used_length, page_size);
-  absl::Status ready = RegisterEmpty(memory, length, mapping.memory, host->anonymous);
-  if (!ready.ok()) return ready;
+  absl::StatusOr<EmptyMemory> empty =
+      RegisterEmpty(*uffd_, memory, host->length, mapping.memory, host->anonymous);
+  if (!empty.ok()) return empty.status();
+  // The discard comes back as an event of our own, which has to be through before the block is in
+  // the map: there it would mean that the guest has given up its memory.
+  if (empty->discarded && uffd_->features().remove_events) fault_thread_->Sync();
+  if (empty->huge_pages_off) huge_pages_off_.push_back(*std::move(empty->huge_pages_off));
   auto ram = std::make_unique<RamBlock>(block, stored, memory, snapshot_->TakeNonzero(block));
   map_.Insert(*ram);
   if (working_set_thread_ != nullptr) eager_queue_.Hold();
   const bool can_be_huge = mapping.memory == BlockMemory::kPrivate && uffd_->features().move &&
-                           memory.page_size < HugeStaging::kBytes && length >= HugeStaging::kBytes;
-  eager_queue_.Add(*ram, can_be_huge ? HugePages::kUndecided : HugePages::kNever);
+                           memory.page_size < HugeStaging::kBytes &&
+                           host->length >= HugeStaging::kBytes;
+  huge_pages_.Add(*ram, can_be_huge ? HugePages::kUndecided : HugePages::kNever);
+  eager_queue_.Add(*ram);
   if (working_set_thread_ != nullptr) {  // which asks the queue
     working_set_thread_->Add(*ram, [this] { eager_queue_.Release(); });
   }
@@ -273,110 +236,6 @@ void SnapshotLoader::Note(const std::string& note) {
   if (options_.note != nullptr) options_.note(note);
 }
 
-absl::Status SnapshotLoader::RegisterEmpty(const RamBlock::Memory& memory, uint64_t length,
-                                           BlockMemory kind, bool anonymous) {
-  std::optional<HugePagesOff> huge_pages_off;
-  // A write through an alias may make a huge page, of which all but that write is zeros until the
-  // rest has arrived; MADV_COLLAPSE would map all of it at once, by any kernel.
-  if (kind == BlockMemory::kShared && memory.zeroable &&
-      (memory.alias != 0 || HugePagesFillHoles())) {
-    absl::StatusOr<HugePagesOff> off = HugePagesOff::Over(memory.host, length);
-    if (!off.ok()) return off.status();
-    huge_pages_off.emplace(*std::move(off));
-  }
-  // Register first, then empty, so that nobody can put a page there in between. The discard comes
-  // back as an event of our own, which has to be through before the block is in the map: there it
-  // would mean that the guest has given up its memory. Most memory is empty, and all this can be
-  // left out; but what is locked is to be refused even then (MLOCK_ONFAULT), and MADV_COLD, which
-  // does nothing to memory that is empty, refuses it as a discard does.
-  const bool unlocked =
-      anonymous && madvise(reinterpret_cast<void*>(memory.host), length, MADV_COLD) == 0;
-  const absl::StatusOr<RangeAbilities> abilities =
-      uffd_->Register(memory.host, length, memory.alias != 0);
-  if (!abilities.ok()) return abilities.status();
-  const bool is_empty = unlocked && HoldsAnything(memory.host, memory.host + length) == false;
-  absl::Status status = is_empty ? absl::OkStatus() : Empty(memory, length, kind);
-  if (status.ok() && abilities->zero != memory.zeroable) {
-    status = absl::InvalidArgumentError("its mappings are of different page sizes");
-  }
-  if (!status.ok()) {
-    (void)uffd_->Unregister(memory.host, length);
-    return status;
-  }
-  if (!is_empty && uffd_->features().remove_events) fault_thread_->Sync();
-  if (huge_pages_off) huge_pages_off_.push_back(*std::move(huge_pages_off));
-  return absl::OkStatus();
-}
-
-absl::StatusOr<SnapshotLoader::HostMemory> SnapshotLoader::CheckMapping(
-    const SnapshotBlock& stored, const BlockMapping& mapping) const {
-  const uintptr_t addr = reinterpret_cast<uintptr_t>(mapping.host);
-  const absl::StatusOr<KernelMapping> actual = MappingAt(addr);
-  if (absl::IsInvalidArgument(actual.status())) return actual.status();
-  // Without /proc the caller is believed; that pages are huge, or are not, shows in
-  // RegisterEmpty().
-  const uint64_t page_size = actual.ok()                   ? actual->page_bytes
-                             : mapping.host_page_size != 0 ? mapping.host_page_size
-                                                           : SystemPageSize();
-  if (actual.ok() && actual->shared != (mapping.memory == BlockMemory::kShared)) {
-    return absl::InvalidArgumentError(actual->shared
-                                          ? "its memory is shared, and said to be private"
-                                          : "its memory is private, and said to be shared");
-  }
-  if (mapping.host_page_size != 0 && mapping.host_page_size != page_size) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "its host page size is said to be %d, and is %d", mapping.host_page_size, page_size));
-  }
-  const uint64_t needed = RoundUp(stored.used_length, page_size);
-  const uint64_t length = mapping.length == 0 ? needed : mapping.length;
-  if (addr % page_size != 0 || length % page_size != 0 || length < needed ||
-      length > UINTPTR_MAX - addr) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("block \"%s\" of %d bytes does not fit %d bytes at %#x in pages of %d",
-                        stored.idstr, stored.used_length, length, addr, page_size));
-  }
-  const RamBlock* const next = map_.FindFrom(addr);
-  if (next != nullptr && next->host() < addr + needed) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("block \"", next->idstr(), "\" is attached there"));
-  }
-  if (mapping.alias == nullptr) {
-    return HostMemory{page_size, actual.ok() && !actual->shared && actual->inode == 0 &&
-                                     actual->end >= addr + needed};
-  }
-
-  if (mapping.memory != BlockMemory::kShared) {
-    return absl::InvalidArgumentError("private memory has no alias");
-  }
-  const auto alias = reinterpret_cast<uintptr_t>(mapping.alias);
-  const absl::StatusOr<KernelMapping> other = MappingAt(alias);
-  if (absl::IsInvalidArgument(other.status())) return other.status();
-  // What is written there would go anywhere.
-  if (actual.ok() && other.ok() && !SameBytes(*actual, addr, *other, alias, needed)) {
-    return absl::InvalidArgumentError("its alias is not a mapping of the same bytes");
-  }
-  const bool can_continue = page_size == SystemPageSize() ? uffd_->features().minor_shmem
-                                                          : uffd_->features().minor_hugetlb;
-  if (!can_continue) {
-    return absl::FailedPreconditionError(
-        "this kernel or this userfaultfd cannot fill memory through an alias (Linux 5.14)");
-  }
-  return HostMemory{page_size, false};
-}
-
-absl::Status SnapshotLoader::Empty(const RamBlock::Memory& memory, uint64_t length,
-                                   BlockMemory kind) {
-  // MADV_DONTNEED would leave the pages of shared memory in the page cache, where the next fault
-  // finds them.
-  const int advice = kind == BlockMemory::kShared ? MADV_REMOVE : MADV_DONTNEED;
-  if (madvise(reinterpret_cast<void*>(memory.host), length, advice) == 0) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      errno != EINVAL ? absl::StrCat("it cannot be emptied: ", std::strerror(errno))
-      : memory.zeroable
-          ? std::string("it is locked in memory (mlock)")
-          : std::string("it is locked, or this kernel cannot empty huge pages (Linux 5.18)"));
-}
-
 void SnapshotLoader::StartRecord() {
   uint64_t pages = 0;
   for (const SnapshotBlock& block : snapshot_->blocks()) {
@@ -410,7 +269,7 @@ absl::Status SnapshotLoader::StartEager() {
   absl::MutexLock lock(&mu_);
   if (!uffd_) return absl::OkStatus();
   StartLease();
-  if (options_.whole_windows) eager_queue_.AllowWindows();
+  if (options_.whole_windows && !eager_queue_.has_limit()) huge_pages_.AllowWhole();
   if (working_set_thread_ != nullptr) working_set_thread_->Hurry();
   const unsigned processors = UsableProcessors();
   const unsigned wanted =
@@ -418,8 +277,14 @@ absl::Status SnapshotLoader::StartEager() {
   while (eager_threads_.size() < wanted) {
     const bool spare = options_.eager_threads == 0 && !eager_threads_.empty() &&
                        eager_threads_.size() + 1 >= processors;
-    absl::StatusOr<std::unique_ptr<EagerThread>> thread = EagerThread::Start(
-        {.queue = eager_queue_, .loader = *loader_, .pacer = pacer_, .stats = stats_}, spare);
+    absl::StatusOr<std::unique_ptr<EagerThread>> thread =
+        EagerThread::Start({.queue = eager_queue_,
+                            .huge_pages = huge_pages_,
+                            .offers = offers_,
+                            .loader = *loader_,
+                            .pacer = pacer_,
+                            .stats = stats_},
+                           spare);
     if (!thread.ok()) return thread.status();
     eager_threads_.push_back(*std::move(thread));
   }
@@ -500,7 +365,7 @@ bool SnapshotLoader::BeginFinishing() {
 // claimed the rest, or the disk may not give it: then it is looked for again and again.
 void SnapshotLoader::LoadWhatIsLeft() {
   constexpr uint64_t kPauseNs = 2'000'000;
-  WindowLoader windows(*loader_, eager_queue_, stats_);
+  WindowLoader windows(*loader_, eager_queue_, huge_pages_, stats_);
   std::map<size_t, FailingPages> failing;  // by the block's index
   while (!complete() && !vm_stop_->stopped() && !loader_->quitting()) {
     const uint32_t moments = progress_.moments();
@@ -541,23 +406,8 @@ absl::Status SnapshotLoader::Detach() {
 void SnapshotLoader::Collapse() {
   absl::MutexLock lock(&mu_);
   if (uffd_ || abandoned_.load()) return;
-  for (const auto& ram : blocks_) {
-    const RamBlock& block = *ram;
-    const HugePages huge = eager_queue_.huge(block);
-    if (huge == HugePages::kUndecided || huge == HugePages::kNever) continue;
-    const uint64_t window_pages = HugeStaging::kBytes / block.page_size();
-    const uint64_t first = RoundUp(block.host(), HugeStaging::kBytes);
-    for (uintptr_t at = first; at + HugeStaging::kBytes <= block.host() + block.length();
-         at += HugeStaging::kBytes) {
-      const PageRun window{block.PageOf(at), window_pages};
-      if (!IsHugeWindow(block, window, huge) || AnyDiscarded(block, window)) continue;
-      int result = 0;
-      for (int i = 0; i < kCollapseAttempts; ++i) {  // somebody may be looking at one of the pages
-        result = madvise(reinterpret_cast<void*>(at), HugeStaging::kBytes, kMadvCollapse);
-        if (result == 0 || errno != EAGAIN) break;
-      }
-      if (result != 0 && errno == EINVAL) return;  // the kernel does not know it
-    }
+  for (const auto& block : blocks_) {
+    if (!CollapseWindows(*block, huge_pages_)) return;
   }
 }
 
@@ -573,17 +423,6 @@ void SnapshotLoader::Abandon() {
   progress_.Note();
   End();
   lease = std::move(lease_);
-}
-
-// What was unmapped in the block, and may be somebody else's by now, stays as it is.
-void SnapshotLoader::MakeInaccessible(const RamBlock& block) {
-  const absl::StatusOr<std::vector<RegisteredRange>> ranges =
-      RegisteredRanges(block.host(), block.host() + block.length());
-  if (!ranges.ok()) {
-    TakeAway(block.host(), block.host() + block.length());
-    return;
-  }
-  for (const RegisteredRange& range : *ranges) TakeAway(range.start, range.end);
 }
 
 void SnapshotLoader::End() {

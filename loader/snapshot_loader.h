@@ -23,6 +23,8 @@
 #include "loader/eager_queue.h"
 #include "loader/eager_thread.h"
 #include "loader/fault_thread.h"
+#include "loader/guest_mapping.h"
+#include "loader/huge_page_policy.h"
 #include "loader/install_gate.h"
 #include "loader/load_progress.h"
 #include "loader/load_stats.h"
@@ -33,6 +35,7 @@
 #include "loader/snapshot_lease.h"
 #include "loader/touch_record.h"
 #include "loader/vm_stop.h"
+#include "loader/window_offers.h"
 #include "loader/working_set_thread.h"
 #include "mappedram/bulk_reader.h"
 #include "mappedram/checksums.h"
@@ -42,27 +45,6 @@
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
-
-// How the VMM mapped a block's memory.
-enum class BlockMemory {
-  // MAP_PRIVATE | MAP_ANONYMOUS
-  kPrivate,
-  // MAP_SHARED of a memfd, or of a file on tmpfs or hugetlbfs, which nobody uses by another mapping
-  // before the load is complete. On Linux before 6.4, and with an alias, all mappings of it in this
-  // process have MADV_NOHUGEPAGE until then.
-  kShared,
-};
-
-// Where a block of guest RAM lies in this process.
-struct BlockMapping {
-  void* host = nullptr;  // a multiple of host_page_size
-  uint64_t length = 0;   // at least used_length; 0: that, rounded up to whole host pages
-  BlockMemory memory = BlockMemory::kPrivate;
-  uint64_t host_page_size = 0;  // the system's, or that of hugetlb; 0: find out
-  // Of shared memory: a second mapping of the same bytes, through which content is filled in before
-  // it becomes visible at `host`; nullptr: none.
-  void* alias = nullptr;
-};
 
 // What becomes of a page that a thread waits for and the file does not give, for some seconds.
 // Never zeros, never silence.
@@ -233,17 +215,6 @@ class SnapshotLoader {
   SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options& options,
                  const PageSource* source, std::optional<BoundChecksums> checksums,
                  std::unique_ptr<VmStop> vm_stop, Userfaultfd uffd);
-  struct HostMemory {
-    uint64_t page_size = 0;
-    bool anonymous = false;  // known to be one private mapping without a file
-  };
-  absl::StatusOr<HostMemory> CheckMapping(const SnapshotBlock& stored,
-                                          const BlockMapping& mapping) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status RegisterEmpty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind,
-                             bool anonymous) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  static absl::Status Empty(const RamBlock::Memory& memory, uint64_t length, BlockMemory kind);
-  static void MakeInaccessible(const RamBlock& block);
   void StartRecord();
   absl::Status WaitUntil(uint64_t deadline_ns, bool or_error);
   bool BeginFinishing() ABSL_LOCKS_EXCLUDED(mu_);
@@ -290,6 +261,8 @@ class SnapshotLoader {
   // descriptor closes only after Detach() has unregistered everything.
   std::optional<Userfaultfd> uffd_;
   std::optional<PageLoader> loader_;
+  HugePagePolicy huge_pages_;
+  WindowOffers offers_;  // of the fault thread's, to eager threads
   EagerQueue eager_queue_;
   // Holds the eager queue back until its pages are there; nullptr without a working set.
   std::unique_ptr<WorkingSetThread> working_set_thread_ ABSL_GUARDED_BY(mu_);

@@ -22,8 +22,7 @@ void WindowLoader::LoadWindow(EagerQueue::Window window) {
   } else if (window.claim) {
     loader_.LoadAheadHuge(*std::move(window.claim), *staging_, &stats_.working_set);
     PutBackUnread(block, run);
-  } else if (IsHugeWindow(block, run, queue_.DecideHuge(block)) && !block.AnyClaimed(run) &&
-             HaveStaging()) {
+  } else if (huge_pages_.DecideIsHuge(block, run) && !block.AnyClaimed(run) && HaveStaging()) {
     if (BeginInTime(block, run)) return;
     loader_.LoadAheadHuge(block, run, *staging_);
     PutBackUnread(block, run);
@@ -62,9 +61,9 @@ void WindowLoader::EndOldest() {
   --begun_;
 }
 
-bool WindowLoader::LoadOffered() {
+bool WindowLoader::LoadOffered(WindowOffers& offers) {
   if (loader_.quitting()) return false;
-  std::optional<WaitedWindow> waited = queue_.offers().Take();
+  std::optional<WaitedWindow> waited = offers.Take();
   if (!waited) return false;
   RamBlock& block = waited->window.block();
   const PageRun run = waited->window.run();

@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "loader/eager_queue.h"
-#include "loader/huge_window.h"
+#include "loader/huge_page_policy.h"
 #include "loader/load_stats.h"
 #include "loader/outcome.h"
 #include "loader/page_buffer.h"
@@ -30,8 +30,8 @@ namespace ramjet {
 class WindowLoader {
  public:
   // All outlive it.
-  WindowLoader(PageLoader& loader, EagerQueue& queue, LoadStats& stats)
-      : loader_(loader), queue_(queue), stats_(stats) {}
+  WindowLoader(PageLoader& loader, EagerQueue& queue, HugePagePolicy& huge_pages, LoadStats& stats)
+      : loader_(loader), queue_(queue), huge_pages_(huge_pages), stats_(stats) {}
   // REQUIRES: !any_begun().
   ~WindowLoader() { assert(begun_ == 0); }
   WindowLoader(const WindowLoader&) = delete;
@@ -47,9 +47,9 @@ class WindowLoader {
   // Waits for the first of them, and loads it. REQUIRES: any_begun().
   void EndOldest();
 
-  // A window that somebody waits for and nobody has begun (EagerQueue::offers()): all of it if the
-  // page cache still has it, else the page alone, and the window is put back. False: there is none.
-  bool LoadOffered();
+  // A window that a thread waits for and nobody has begun: all of it if the page cache still has
+  // it, else the page alone, and the window is put back. False: there is none.
+  bool LoadOffered(WindowOffers& offers);
 
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is
   // counted in `also`, too, if that is given.
@@ -74,6 +74,7 @@ class WindowLoader {
 
   PageLoader& loader_;
   EagerQueue& queue_;
+  HugePagePolicy& huge_pages_;
   LoadStats& stats_;
   std::optional<PageBuffer> buffer_;
   std::optional<HugeStaging> staging_;

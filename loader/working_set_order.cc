@@ -124,13 +124,13 @@ bool WorkingSetOrder::IsMostlyCached(const RamBlock& block, PageRun run) const {
 
 bool WorkingSetOrder::MayWait(const RamBlock& block, PageRun run, Window& window) const {
   if (window.broken) return false;
-  window.cached = window.cached || (queue_.huge(block) != HugePages::kNever &&
+  window.cached = window.cached || (huge_pages_.of(block) != HugePages::kNever &&
                                     run.count == WindowPages(block) && IsMostlyCached(block, run));
   return window.cached;
 }
 
 bool WorkingSetOrder::IsWorthWhole(const RamBlock& block, PageRun run, Window& window) const {
-  if (window.broken || !IsHugeWindow(block, run, queue_.huge(block))) return false;
+  if (window.broken || !huge_pages_.IsHuge(block, run)) return false;
   window.cached = window.cached || IsMostlyCached(block, run);
   return window.cached || window.pages * kDense >= block.CountNonzero(run);
 }

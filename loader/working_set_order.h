@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "loader/eager_queue.h"
+#include "loader/huge_page_policy.h"
 #include "loader/ram_block.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/page_source.h"
@@ -50,13 +50,13 @@ class WorkingSetOrder {
     kWhole,
   };
 
-  // `stored` is what the snapshot has, `source` knows what of it is in memory, `queue` where huge
-  // pages are wanted. All outlive it.
+  // `stored` is what the snapshot has, `source` knows what of it is in memory, `huge_pages` where
+  // huge pages are wanted. All outlive it.
   WorkingSetOrder(const std::vector<SnapshotBlock>& stored, const PageSource& source,
-                  const EagerQueue& queue)
+                  const HugePagePolicy& huge_pages)
       : stored_(stored),
         source_(source),
-        queue_(queue),
+        huge_pages_(huge_pages),
         blocks_(stored.size()),
         places_(stored.size()) {}
 
@@ -101,7 +101,7 @@ class WorkingSetOrder {
 
   const std::vector<SnapshotBlock>& stored_;
   const PageSource& source_;
-  const EagerQueue& queue_;
+  const HugePagePolicy& huge_pages_;
 
   std::vector<Extent> todo_;  // in order; from next_ on
   size_t next_ = 0;

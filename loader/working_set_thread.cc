@@ -64,8 +64,8 @@ WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts)
     : path_(std::move(path)),
       parts_(parts),
       started_ns_(MonotonicNs()),
-      windows_(parts.loader, parts.queue, parts.stats),
-      order_(parts.snapshot.blocks(), parts.source, parts.queue) {}
+      windows_(parts.loader, parts.queue, parts.huge_pages, parts.stats),
+      order_(parts.snapshot.blocks(), parts.source, parts.huge_pages) {}
 
 WorkingSetThread::~WorkingSetThread() {
   absl::MutexLock lock(&mu_);
@@ -140,7 +140,7 @@ void WorkingSetThread::LoadAttached() {
     if (TakeAdded()) windows_may_come_ = false;
     // Windows hold pages that are not in the set: they are for who wants those, too.
     if (hurried_.load(std::memory_order_relaxed) && !std::exchange(windows_may_come_, true)) {
-      parts_.queue.DecideHuge();
+      parts_.huge_pages.DecideAll();
       order_.ResumeLater();
     }
     LookAhead();
@@ -240,13 +240,14 @@ bool WorkingSetThread::PutFirst(const BlockRun& window) {
   std::optional<PageLoader::ClaimedWindow> claim =
       parts_.loader.ClaimWindow(*window.block, window.pages);
   if (!claim) return false;
-  parts_.queue.PutFirst({.block = window.block, .run = window.pages, .claim = std::move(claim)});
+  parts_.queue.priority().Put(
+      {.block = window.block, .run = window.pages, .claim = std::move(claim)});
   return true;
 }
 
 void WorkingSetThread::LoadWindows() {
   while (!quit_) {
-    std::optional<EagerQueue::Window> window = parts_.queue.NextFirst();
+    std::optional<EagerQueue::Window> window = parts_.queue.priority().Take();
     if (!window) return;
     windows_.LoadWindow(*std::move(window));
   }

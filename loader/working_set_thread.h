@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "loader/eager_queue.h"
+#include "loader/huge_page_policy.h"
 #include "loader/load_stats.h"
 #include "loader/moments.h"
 #include "loader/page_loader.h"
@@ -46,7 +47,8 @@ class WorkingSetThread {
     const Snapshot& snapshot;
     const PageSource& source;  // told what will be read soon, and asked what is in memory
     PageLoader& loader;
-    EagerQueue& queue;  // knows where huge pages are wanted, and gets windows that are claimed
+    EagerQueue& queue;  // gets windows that are claimed
+    HugePagePolicy& huge_pages;
     LoadStats& stats;
   };
   static absl::StatusOr<std::unique_ptr<WorkingSetThread>> Start(std::string path,

@@ -36,13 +36,11 @@ TEST(EagerQueue, WindowsComeInOrderAndEndWhereHugePagesBegin) {
   // Begins 12 pages before a huge page.
   RamBlock block = Block(0, kHost - 12 * kPageBytes, 1200, {{0, 1200}});
   EagerQueue queue(1);
-  queue.Add(block, HugePages::kWhereAnyContent);
+  queue.Add(block);
   std::optional<EagerQueue::Window> window = queue.Next();
   EXPECT_EQ(window->run, (PageRun{0, 12}));
-  EXPECT_FALSE(IsHugeWindow(block, window->run, queue.huge(block)));
   window = queue.Next();
   EXPECT_EQ(window->run, (PageRun{12, kWindowPages}));
-  EXPECT_TRUE(IsHugeWindow(block, window->run, queue.huge(block)));
   EXPECT_EQ(NextRun(queue), (PageRun{524, kWindowPages}));
   EXPECT_EQ(NextRun(queue), (PageRun{1036, 164}));
   queue.Close();
@@ -52,7 +50,7 @@ TEST(EagerQueue, WindowsComeInOrderAndEndWhereHugePagesBegin) {
 TEST(EagerQueue, WindowsWithoutContentAreSkipped) {
   RamBlock block = Block(0, kHost, 100 * kWindowPages, {{50 * kWindowPages + 3, 1}});
   EagerQueue queue(1);
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   EXPECT_EQ(NextRun(queue), (PageRun{50 * kWindowPages, kWindowPages}));
 }
 
@@ -60,8 +58,8 @@ TEST(EagerQueue, TheWindowOfALateHintComesFirstAndOnlyWhileItHasSomethingToLoad)
   RamBlock one = Block(0, kHost, 8 * kWindowPages, {{0, 8 * kWindowPages}});
   RamBlock two = Block(2, kHost + (1 << 30), 8 * kWindowPages, {{0, 4 * kWindowPages}});
   EagerQueue queue(3);
-  queue.Add(one, HugePages::kNever);
-  queue.Add(two, HugePages::kNever);
+  queue.Add(one);
+  queue.Add(two);
   EXPECT_EQ(NextRun(queue).first, 0u);
   queue.Hint(one, 5 * kWindowPages + 17);
   queue.Hint(two, 2 * kWindowPages);
@@ -82,10 +80,10 @@ TEST(EagerQueue, WhoHasSomethingElseToDoIsNotKept) {
   RamBlock block = Block(0, kHost, 3 * kWindowPages, {{0, 3 * kWindowPages}});
   EagerQueue queue(1);
   EXPECT_FALSE(queue.TryNext().has_value());
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   queue.Hold();
   EXPECT_FALSE(queue.TryNext().has_value());
-  queue.PutFirst({.block = &block, .run = {kWindowPages, kWindowPages}});
+  queue.priority().Put({.block = &block, .run = {kWindowPages, kWindowPages}});
   EXPECT_EQ(queue.TryNext()->run.first, kWindowPages);
   queue.Release();
   EXPECT_EQ(queue.TryNext()->run.first, 0u);
@@ -96,7 +94,7 @@ TEST(EagerQueue, WhoHasSomethingElseToDoIsNotKept) {
 TEST(EagerQueue, WhatIsLimitedIsNotGivenEarlierToWhoDoesNotWait) {
   RamBlock block = Block(0, kHost, 3 * kWindowPages, {{0, 3 * kWindowPages}});
   EagerQueue queue(1, /*bytes_per_s=*/1);
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   EXPECT_TRUE(queue.TryNext().has_value());
   EXPECT_FALSE(queue.TryNext().has_value());
 }
@@ -105,8 +103,8 @@ TEST(EagerQueue, WhatIsPutBackForLaterComesWhenNothingElseIsLeft) {
   RamBlock one = Block(0, kHost, 2 * kWindowPages, {{0, 2 * kWindowPages}});
   RamBlock two = Block(1, kHost + (1 << 30), 2 * kWindowPages, {{0, 2 * kWindowPages}});
   EagerQueue queue(2);
-  queue.Add(one, HugePages::kNever);
-  queue.Add(two, HugePages::kNever);
+  queue.Add(one);
+  queue.Add(two);
   for (int window = 0; window < 4; ++window) {
     const std::optional<EagerQueue::Window> next = queue.Next();
     ASSERT_EQ(next->block, window < 2 ? &one : &two);
@@ -122,7 +120,7 @@ TEST(EagerQueue, WhatIsPutBackForLaterComesWhenNothingElseIsLeft) {
 TEST(EagerQueue, ARoundOfSlowFailuresIsFollowedByAPause) {
   RamBlock block = Block(0, kHost, 2 * kWindowPages, {{0, 2 * kWindowPages}});
   EagerQueue queue(1);
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   for (int round = 0; round < 6; ++round) {
     const std::optional<EagerQueue::Window> first = queue.Next();
     queue.PutBackForLater(block, first->run);
@@ -137,7 +135,7 @@ TEST(EagerQueue, ARoundOfSlowFailuresIsFollowedByAPause) {
 TEST(EagerQueue, WhoHurriesKnowsNoLimitAndNoHold) {
   RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
   EagerQueue queue(1, /*bytes_per_s=*/1);
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   EXPECT_TRUE(queue.TryNext().has_value());
   std::thread waits([&] { EXPECT_EQ(NextRun(queue).first, kWindowPages); });
   queue.Hold();
@@ -153,7 +151,7 @@ TEST(EagerQueue, AClockThatIsSetBackHoldsNothingUp) {
   }
   RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
   EagerQueue queue(1, /*bytes_per_s=*/4 * kWindowPages * kPageBytes);  // a window in 250 ms
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   EXPECT_EQ(NextRun(queue).first, 0u);
   timespec now;
   ASSERT_EQ(clock_gettime(CLOCK_REALTIME, &now), 0);
@@ -168,9 +166,9 @@ TEST(EagerQueue, HintsAtABlockThatIsNotThereYetAreForgotten) {
   RamBlock two = Block(1, kHost + (1 << 30), 2 * kWindowPages, {{0, 2 * kWindowPages}});
   EagerQueue queue(2);
   queue.Hint(two, kWindowPages);
-  queue.Add(one, HugePages::kNever);
+  queue.Add(one);
   EXPECT_EQ(queue.Next()->block, &one);
-  queue.Add(two, HugePages::kNever);
+  queue.Add(two);
   EXPECT_EQ(NextRun(queue).first, 0u);
 }
 
@@ -178,22 +176,22 @@ TEST(EagerQueue, WhatIsPutFirstComesInItsOrderButForWhatIsWaitedFor) {
   RamBlock one = Block(0, kHost, 8 * kWindowPages, {{0, 8 * kWindowPages}});
   RamBlock two = Block(1, kHost + (1 << 30), 8 * kWindowPages, {{0, 8 * kWindowPages}});
   EagerQueue queue(2);
-  queue.Add(one, HugePages::kNever);
+  queue.Add(one);
   queue.Hold();  // which does not concern them
-  EXPECT_FALSE(queue.NextFirst());
+  EXPECT_FALSE(queue.priority().Take());
   for (const uint64_t window : {5, 3, 6, 1}) {
-    queue.PutFirst({&one, {window * kWindowPages, kWindowPages}});
+    queue.priority().Put({&one, {window * kWindowPages, kWindowPages}});
   }
   queue.Hint(one, 7 * kWindowPages);
-  queue.HintWaiting(two, 6 * kWindowPages);  // nobody put it here
-  queue.HintWaiting(one, 6 * kWindowPages + 9);
+  queue.priority().NoteWaiting(two, 6 * kWindowPages);  // nobody put it here
+  queue.priority().NoteWaiting(one, 6 * kWindowPages + 9);
   EXPECT_EQ(NextRun(queue).first, 6 * kWindowPages);
-  EXPECT_EQ(queue.NextFirst()->run.first, 5 * kWindowPages);
-  queue.HintWaiting(one, 5 * kWindowPages);  // it is in hand
-  queue.HintWaiting(one, 1 * kWindowPages);
+  EXPECT_EQ(queue.priority().Take()->run.first, 5 * kWindowPages);
+  queue.priority().NoteWaiting(one, 5 * kWindowPages);  // it is in hand
+  queue.priority().NoteWaiting(one, 1 * kWindowPages);
   EXPECT_EQ(NextRun(queue).first, 1 * kWindowPages);
   EXPECT_EQ(NextRun(queue).first, 3 * kWindowPages);
-  EXPECT_FALSE(queue.NextFirst());
+  EXPECT_FALSE(queue.priority().Take());
   queue.Release();
   EXPECT_EQ(NextRun(queue).first, 7 * kWindowPages) << "as it was touched";
 }
@@ -205,16 +203,16 @@ TEST(EagerQueue, WhatIsWaitedForBeforeItIsPutFirstComesFirstToo) {
     return EagerQueue::Window{.block = &block, .run = {number * kWindowPages, kWindowPages}};
   };
   EagerQueue queue(1);
-  queue.PutFirst(window(0));
-  queue.HintWaiting(block, 3 * kWindowPages + 7);
-  EXPECT_EQ(queue.NextFirst()->run.first, 0u);  // forgets the hint
-  queue.PutFirst(window(1));
-  queue.PutFirst(window(2));
-  queue.PutFirst(window(3));
-  EXPECT_EQ(queue.NextFirst()->run.first, 3 * kWindowPages);
-  EXPECT_EQ(queue.NextFirst()->run.first, kWindowPages);
-  EXPECT_EQ(queue.NextFirst()->run.first, 2 * kWindowPages);
-  EXPECT_FALSE(queue.NextFirst().has_value());
+  queue.priority().Put(window(0));
+  queue.priority().NoteWaiting(block, 3 * kWindowPages + 7);
+  EXPECT_EQ(queue.priority().Take()->run.first, 0u);  // forgets the hint
+  queue.priority().Put(window(1));
+  queue.priority().Put(window(2));
+  queue.priority().Put(window(3));
+  EXPECT_EQ(queue.priority().Take()->run.first, 3 * kWindowPages);
+  EXPECT_EQ(queue.priority().Take()->run.first, kWindowPages);
+  EXPECT_EQ(queue.priority().Take()->run.first, 2 * kWindowPages);
+  EXPECT_FALSE(queue.priority().Take().has_value());
 }
 
 // Passed by while it was claimed, it would be handed out to nobody, and the load never be complete.
@@ -222,8 +220,8 @@ TEST(EagerQueue, WhatIsPutBackIsHandedOutOnceMore) {
   RamBlock one = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
   RamBlock two = Block(1, kHost + (1 << 30), kWindowPages, {{0, kWindowPages}});
   EagerQueue queue(2);
-  queue.Add(one, HugePages::kWhereAnyContent);
-  queue.Add(two, HugePages::kWhereAnyContent);
+  queue.Add(one);
+  queue.Add(two);
   one.Claim({kWindowPages, kWindowPages});
   EXPECT_EQ(NextRun(queue), (PageRun{0, kWindowPages}));
   EXPECT_EQ(NextRun(queue), (PageRun{2 * kWindowPages, kWindowPages}));
@@ -237,33 +235,12 @@ TEST(EagerQueue, WhatIsPutBackIsHandedOutOnceMore) {
   EXPECT_EQ(window->run, (PageRun{kWindowPages, kWindowPages}));
 }
 
-TEST(EagerQueue, WindowsAreWantedWholeOnceTheGuestRunsWhereTheyAreToBeHugeAndThereIsNoLimit) {
-  RamBlock huge = Block(0, kHost, 2 * kWindowPages, {{0, 1}});
-  RamBlock small = Block(1, kHost + (1 << 30), kWindowPages, {{0, kWindowPages}});
-  const PageRun first{0, kWindowPages};
-  EagerQueue queue(2);
-  queue.AllowWindows();
-  EXPECT_FALSE(queue.WantsWhole(huge, first)) << "it has not been added";
-  queue.Add(huge, HugePages::kWhereAnyContent);
-  queue.Add(small, HugePages::kNever);
-  EXPECT_TRUE(queue.WantsWhole(huge, first));
-  EXPECT_FALSE(queue.WantsWhole(huge, {kWindowPages, kWindowPages})) << "it has no content";
-  EXPECT_FALSE(queue.WantsWhole(small, first));
-  EagerQueue early(2);
-  early.Add(huge, HugePages::kWhereAnyContent);
-  EXPECT_FALSE(early.WantsWhole(huge, first));
-  EagerQueue limited(2, /*bytes_per_s=*/1 << 30);
-  limited.Add(huge, HugePages::kWhereAnyContent);
-  limited.AllowWindows();
-  EXPECT_FALSE(limited.WantsWhole(huge, first));
-}
-
 TEST(EagerQueue, WhatIsHeldComesAfterItsRelease) {
   RamBlock block = Block(0, kHost, kWindowPages, {{0, kWindowPages}});
   EagerQueue queue(1);
   queue.Hold();
   queue.Hold();
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   std::atomic<int> released{0};
   std::thread taker([&] {
     EXPECT_EQ(NextRun(queue).count, kWindowPages);
@@ -280,7 +257,7 @@ TEST(EagerQueue, WhatIsHeldComesAfterItsRelease) {
 TEST(EagerQueue, AClosedQueueWaitsForNoRate) {
   RamBlock block = Block(0, kHost, 2 * kWindowPages, {{0, 2 * kWindowPages}});
   EagerQueue queue(1, 1);
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   EXPECT_EQ(NextRun(queue).first, 0u);
   std::thread taker([&] { EXPECT_FALSE(queue.Next().has_value()); });
   queue.Close();
@@ -290,24 +267,11 @@ TEST(EagerQueue, AClosedQueueWaitsForNoRate) {
 TEST(EagerQueue, WindowsComeNoFasterThanTheRateAllows) {
   RamBlock block = Block(0, kHost, 4 * kWindowPages, {{0, 4 * kWindowPages}});
   EagerQueue queue(1, 200 << 20);
-  queue.Add(block, HugePages::kNever);
+  queue.Add(block);
   const absl::Time begun = absl::Now();
   for (int i = 0; i < 4; ++i) NextRun(queue);
   // The first at once, each of the others 10 ms after the one before. More is no fault.
   EXPECT_GE(absl::Now() - begun, absl::Milliseconds(29));
-}
-
-TEST(HugePagesPolicy, AWindowIsHugeWhereAPlainReadWouldHaveMadeItSo) {
-  const RamBlock block = Block(0, kHost, 4 * kWindowPages, {{5, 1}, {512, 256}, {1024, 255}});
-  const auto is_huge = [&](uint64_t window, HugePages huge) {
-    return IsHugeWindow(block, {window * kWindowPages, kWindowPages}, huge);
-  };
-  EXPECT_TRUE(is_huge(0, HugePages::kWhereAnyContent));
-  EXPECT_FALSE(is_huge(3, HugePages::kWhereAnyContent));
-  EXPECT_FALSE(is_huge(0, HugePages::kWhereHalfFull));
-  EXPECT_TRUE(is_huge(1, HugePages::kWhereHalfFull));
-  EXPECT_FALSE(is_huge(2, HugePages::kWhereHalfFull));
-  EXPECT_FALSE(is_huge(1, HugePages::kNever));
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "gtest/gtest.h"
 #include "loader/eager_queue.h"
 #include "loader/fault_thread.h"
+#include "loader/huge_page_policy.h"
 #include "loader/load_progress.h"
 #include "loader/page_loader.h"
 #include "loader/ram_map.h"
@@ -578,10 +579,14 @@ TEST(Failure, Invariant4AFaultThatIsLostIsFoundByTheWatchdogAndCounted) {
                                       .progress = progress,
                                       .vm_stop = *vm_stop});
   EagerQueue eager_queue(1);
+  HugePagePolicy huge_pages(1);
+  WindowOffers offers;
   const auto fault_thread = FaultThread::Start({.uffd = *uffd,
                                                 .map = map,
                                                 .loader = loader,
                                                 .eager_queue = eager_queue,
+                                                .huge_pages = huge_pages,
+                                                .offers = offers,
                                                 .gate = gate,
                                                 .stats = stats,
                                                 .vm_stop = *vm_stop});

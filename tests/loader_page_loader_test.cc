@@ -366,13 +366,13 @@ TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   HugeStaging staging = *HugeStaging::Create();
   EagerQueue queue(1);
-  queue.PutFirst(
+  queue.priority().Put(
       {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
-  EXPECT_FALSE(queue.TryTakeClaim(*block_, {512, 512})) << "nobody has put that there";
-  std::optional<PageLoader::ClaimedWindow> claim = queue.TryTakeClaim(*block_, {0, 512});
+  EXPECT_FALSE(queue.priority().TryTakeClaim(*block_, {512, 512})) << "nobody has put that there";
+  std::optional<PageLoader::ClaimedWindow> claim = queue.priority().TryTakeClaim(*block_, {0, 512});
   ASSERT_TRUE(claim);
-  EXPECT_FALSE(queue.TryTakeClaim(*block_, {0, 512}));
-  EXPECT_FALSE(queue.NextFirst()) << "it would be loaded twice";
+  EXPECT_FALSE(queue.priority().TryTakeClaim(*block_, {0, 512}));
+  EXPECT_FALSE(queue.priority().Take()) << "it would be loaded twice";
 
   std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
   reader_->Wait(-1);
@@ -389,15 +389,15 @@ TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
 
 TEST_F(PageLoaderTest, WhatIsPutFirstAnewAfterItsClaimWasTakenIsHandedOut) {
   EagerQueue queue(1);
-  queue.PutFirst(
+  queue.priority().Put(
       {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
-  ASSERT_TRUE(queue.TryTakeClaim(*block_, {0, 512}));  // and given back at once
-  queue.PutFirst(
+  ASSERT_TRUE(queue.priority().TryTakeClaim(*block_, {0, 512}));  // and given back at once
+  queue.priority().Put(
       {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
-  std::optional<EagerQueue::Window> window = queue.NextFirst();
+  std::optional<EagerQueue::Window> window = queue.priority().Take();
   ASSERT_TRUE(window);
   EXPECT_TRUE(window->claim);
-  EXPECT_FALSE(queue.NextFirst());
+  EXPECT_FALSE(queue.priority().Take());
 }
 
 // While a mapping changes no claim is held: a discard of one of its pages waits for nobody.

@@ -4,7 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "loader/eager_queue.h"
+#include "loader/huge_page_policy.h"
 #include "loader/working_set_order.h"
 #include "mappedram/page_bitmap.h"
 
@@ -58,7 +58,7 @@ class WorkingSetOrderTest : public ::testing::Test {
     order_.Set(std::move(extents));
   }
   void Attach(RamBlock& block, HugePages huge = HugePages::kWhereAnyContent) {
-    queue_.Add(block, huge);
+    huge_pages_.Add(block, huge);
     order_.Attach(block);
   }
   // The pages of the next step, a window's among them.
@@ -74,8 +74,8 @@ class WorkingSetOrderTest : public ::testing::Test {
   RamBlock one_ = Block(0, stored_[0]);
   RamBlock two_ = Block(1, stored_[1]);
   Cache cache_;
-  EagerQueue queue_{2};
-  WorkingSetOrder order_{stored_, cache_, queue_};
+  HugePagePolicy huge_pages_{2};
+  WorkingSetOrder order_{stored_, cache_, huge_pages_};
 };
 
 TEST_F(WorkingSetOrderTest, BatchesComeInTheOrderOfTouchesAndEachInTheFiles) {
