@@ -14,6 +14,7 @@
 #include "loader/thread.h"
 #include "loader/window_loader.h"
 #include "loader/window_offers.h"
+#include "loader/window_trip.h"
 
 namespace ramjet {
 
@@ -27,6 +28,7 @@ class EagerThread {
     HugePagePolicy& huge_pages;
     WindowOffers& offers;
     PageLoader& loader;
+    WindowTrip& window_trip;
     const ReadPacer& pacer;
     LoadStats& stats;
   };
@@ -44,7 +46,7 @@ class EagerThread {
   EagerThread(const Parts& parts, bool spare)
       : parts_(parts),
         spare_(spare),
-        windows_(parts.loader, parts.queue, parts.huge_pages, parts.stats) {}
+        windows_(parts.loader, parts.window_trip, parts.queue, parts.huge_pages, parts.stats) {}
   void Run();
 
   const Parts parts_;

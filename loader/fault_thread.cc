@@ -47,7 +47,7 @@ FaultThread::FaultThread(const Parts& parts, EventReader reader, PageBuffer buff
       can_spin_(UsableProcessors() > 1),
       reader_(std::move(reader)),
       buffer_(std::move(buffer)),
-      windows_({.loader = parts.loader,
+      windows_({.trip = parts.window_trip,
                 .queue = parts.eager_queue,
                 .policy = parts.huge_pages,
                 .offers = parts.offers,

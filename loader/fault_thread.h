@@ -25,6 +25,7 @@
 #include "loader/touch_record.h"
 #include "loader/vm_stop.h"
 #include "loader/window_offers.h"
+#include "loader/window_trip.h"
 #include "uffd/event_reader.h"
 #include "uffd/userfaultfd.h"
 
@@ -53,6 +54,7 @@ class FaultThread {
     const Userfaultfd& uffd;
     const RamMap& map;
     PageLoader& loader;
+    WindowTrip& window_trip;
     EagerQueue& eager_queue;
     const HugePagePolicy& huge_pages;
     WindowOffers& offers;

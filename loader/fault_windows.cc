@@ -47,10 +47,10 @@ FaultWindows::Offered FaultWindows::Offer(absl::Span<const Fault> faults) {
         &block == first.block && WindowOf(block, first.page).first == window.first;
     // A page of zeros is not to be had alone by a thread that loads ahead, if the window cannot be.
     if (is_first || !block.nonzero(fault.page) || block.AnyClaimed(window) ||
-        !parts_.policy.WantsWhole(block, window) || !parts_.loader.IsCached(block, window)) {
+        !parts_.policy.WantsWhole(block, window) || !parts_.trip.IsCached(block, window)) {
       continue;
     }
-    std::optional<PageLoader::ClaimedWindow> claim = parts_.loader.ClaimWindow(block, window);
+    std::optional<ClaimedWindow> claim = parts_.trip.Claim(block, window);
     offered[i] = claim && parts_.offers.Give({*std::move(claim), fault.page, fault.read_ns});
     // Part of it was claimed, perhaps, and for a moment, in which those that load ahead passed by.
     if (!offered[i]) parts_.queue.PutBack(block, window);
@@ -66,9 +66,8 @@ bool FaultWindows::LoadOffered(const Fault& fault) {
     return true;
   }
   const PageRun window = waited->window.run();
-  if (HaveStaging() &&
-      parts_.loader.LoadFaultedHuge(std::move(waited->window), *staging_, {.faulted = 1}) ==
-          PageLoader::Whole::kLoaded) {
+  if (HaveStaging() && parts_.trip.LoadFaulted(std::move(waited->window), *staging_,
+                                               {.faulted = 1}) == WindowOutcome::kLoaded) {
     parts_.stats.AddWindow(MonotonicNs() - waited->read_ns);
     return true;
   }
@@ -84,37 +83,36 @@ bool FaultWindows::Load(const Fault& fault) {
   const uint64_t begun_ns = MonotonicNs();
   const bool pending = block.pending(fault.page);
   switch (LoadOrTakeOver(block, window, fault.page)) {
-    case PageLoader::Whole::kLoaded: {
+    case WindowOutcome::kLoaded: {
       const uint64_t now_ns = MonotonicNs();
       staging_spent_ = true;
       if (now_ns - begun_ns > kMaxDiskNs) came_alone_ = 0;
       parts_.stats.AddWindow(now_ns - fault.read_ns);
       return true;
     }
-    case PageLoader::Whole::kNotAtHand:
+    case WindowOutcome::kNotCached:
       if (pending) came_alone_ = std::min(came_alone_ + 1, kEnoughAlone);
       return false;
-    case PageLoader::Whole::kGivenBack:
+    case WindowOutcome::kReleased:
       parts_.queue.PutBack(block, window);
       return false;
   }
   return false;
 }
 
-PageLoader::Whole FaultWindows::LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page) {
+WindowOutcome FaultWindows::LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page) {
   if (block.pending(page)) {
-    return parts_.loader.LoadFaultedHuge(block, window, page, *staging_, MayComeFromDisk());
+    return parts_.trip.LoadFaulted(block, window, page, *staging_, MayComeFromDisk());
   }
   // One of a working set, perhaps, that nobody has begun to read.
-  if (block.received(page) || !parts_.loader.IsCached(block, window)) {
-    return PageLoader::Whole::kNotAtHand;
+  if (block.received(page) || !parts_.trip.IsCached(block, window)) {
+    return WindowOutcome::kNotCached;
   }
-  std::optional<PageLoader::ClaimedWindow> claim =
-      parts_.queue.priority().TryTakeClaim(block, window);
-  if (!claim) return PageLoader::Whole::kNotAtHand;
+  std::optional<ClaimedWindow> claim = parts_.queue.priority().TryTakeClaim(block, window);
+  if (!claim) return WindowOutcome::kNotCached;
   parts_.stats.in_flight.fetch_add(1, std::memory_order_relaxed);
-  return parts_.loader.LoadFaultedHuge(*std::move(claim), *staging_,
-                                       {.also = &parts_.stats.working_set});
+  return parts_.trip.LoadFaulted(*std::move(claim), *staging_,
+                                 {.extra_counter = &parts_.stats.working_set});
 }
 
 }  // namespace ramjet

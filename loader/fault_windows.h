@@ -12,10 +12,10 @@
 #include "loader/huge_page_policy.h"
 #include "loader/load_stats.h"
 #include "loader/page_buffer.h"
-#include "loader/page_loader.h"
 #include "loader/parked_faults.h"
 #include "loader/ram_block.h"
 #include "loader/window_offers.h"
+#include "loader/window_trip.h"
 #include "mappedram/page_bitmap.h"
 
 namespace ramjet {
@@ -33,7 +33,7 @@ class FaultWindows {
  public:
   // All outlive it.
   struct Parts {
-    PageLoader& loader;
+    WindowTrip& trip;
     EagerQueue& queue;
     const HugePagePolicy& policy;
     WindowOffers& offers;
@@ -65,7 +65,7 @@ class FaultWindows {
 
  private:
   bool HaveStaging() const { return staging_ && staging_->fit(); }
-  PageLoader::Whole LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page);
+  WindowOutcome LoadOrTakeOver(RamBlock& block, PageRun window, uint64_t page);
 
   const Parts parts_;
   std::optional<HugeStaging> staging_;  // nothing where there are no huge pages

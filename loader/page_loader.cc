@@ -20,7 +20,7 @@
 // by piece, for the time of one ioctl. So a fault on a page in a run that is being read from a slow
 // disk is nobody's hostage: the fault thread claims the page, reads it alone, and the run goes
 // without it. What that costs is a page read twice now and then. The exception are whole windows:
-// page_loader_windows.cc.
+// window_trip.cc.
 //
 // A claimed page may be discarded at any time before its install. InstallGate says why the last
 // look at `nonzero` and the install have to happen inside the gate. What is discarded is claimed by
@@ -127,7 +127,7 @@ absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
 
 Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
                                 const FailingSince& failing) {
-  const Trip trip(trips_);
+  const Trip trip(*this);
   if (block.Claim({page, 1}) == 0) {
     return block.received(page) ? InstallZeroAgain(block, page) : Outcome::kInFlight;
   }
@@ -224,26 +224,26 @@ Outcome PageLoader::InstallZeroAgain(RamBlock& block, uint64_t page) {
 }
 
 void PageLoader::LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
-                           std::atomic<uint64_t>* also, bool short_of_memory) {
+                           std::atomic<uint64_t>* extra_counter, bool short_of_memory) {
   uint8_t* const content = buffer.first(block.BytesOf(run.count)).data();
   // Counted as a demand, the read also makes the other threads read less at a time.
   const PageSource& source = short_of_memory ? parts_.demand : parts_.bulk;
   if (ReadRun(source, block, run, content).ok()) {
-    InstallAhead(block, run, content, also);
+    InstallAhead(block, run, content, extra_counter);
   } else {
-    LoadSingly(block, run, content, also);
+    LoadSingly(block, run, content, extra_counter);
   }
 }
 
 // Saves what can be saved of a run that could not be read whole.
 void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
-                            std::atomic<uint64_t>* also) {
+                            std::atomic<uint64_t>* extra_counter) {
   for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0 && !quit_;
        part = block.FindPending(part.first + 1, run.end())) {
     const PageRun one{part.first, 1};
     const absl::Status read = ReadRun(parts_.bulk, block, one, content);
     if (read.ok()) {
-      InstallAhead(block, one, content, also);
+      InstallAhead(block, one, content, extra_counter);
     } else {
       NoteUnread(read);
     }
@@ -291,7 +291,7 @@ void PageLoader::LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& 
 // What is still pending of it: until here, a fault on one of its pages is served as any other.
 void PageLoader::LoseRun(RamBlock& block, PageRun run, const absl::Status& why,
                          uint64_t& tell_by_ns) {
-  const Trip trip(trips_);
+  const Trip trip(*this);
   for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0;
        part = block.FindPending(part.end(), run.end())) {
     part.count = block.Claim(part);
@@ -328,7 +328,7 @@ void PageLoader::LoseClaimed(RamBlock& block, PageRun run, const absl::Status& w
 // `content` is that of the whole run. The outcome is that of its last page, or of the first that
 // has stopped it.
 Outcome PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
-                                 std::atomic<uint64_t>* also) {
+                                 std::atomic<uint64_t>* extra_counter) {
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());
   Backoff mapping, memory;
   bool one_by_one = false;
@@ -339,7 +339,7 @@ Outcome PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* co
     bool foreign = false;
     bool completed = false;
     {
-      const Trip trip(trips_);
+      const Trip trip(*this);
       {
         const InsideGate inside(parts_.gate);
         part = block.FindPending(at, run.end());
@@ -358,7 +358,7 @@ Outcome PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* co
         if (next_settled) ++arrived;
         // Before the last page is noted, for whoever waits for that reads the sums.
         Count(parts_.stats.eager, arrived);
-        if (also != nullptr) Count(*also, arrived);
+        if (extra_counter != nullptr) Count(*extra_counter, arrived);
         if (arrived > 0) completed = block.MarkReceived({part.first, arrived});
         const uint64_t kept = arrived + (foreign ? 1 : 0);  // which nobody is to have
         if (kept < part.count) block.Unclaim({part.first + kept, part.count - kept});
@@ -443,7 +443,7 @@ Outcome PageLoader::Lose(const RamBlock& block, PageRun run, const absl::Status&
 
 // REQUIRES: the page is claimed by the caller, and its outcome was kLost.
 Outcome PageLoader::GiveUp(RamBlock& block, uint64_t page) {
-  const Trip trip(trips_);
+  const Trip trip(*this);
   InstallResult result = InstallResult::kDone;
   bool unwanted;
   {

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "loader/install_gate.h"
@@ -17,7 +16,6 @@
 #include "loader/vm_stop.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/page_source.h"
-#include "mappedram/read_queue.h"
 #include "uffd/userfaultfd.h"
 
 namespace ramjet {
@@ -67,72 +65,31 @@ class PageLoader {
   // `buffer` holds a page.
   void LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& failing);
 
-  // What became of a window that somebody touched.
-  enum class Whole {
-    kLoaded,     // all of it is there now, and whoever slept on it is awake
-    kNotAtHand,  // it is not in the page cache, or somebody was faster: nothing has changed
-    kGivenBack,  // it was claimed and could not be had: who loads ahead may have passed by
-  };
-  // Brings all of `run`, which fills one huge page of the host, for who sleeps on `page` of it, if
-  // the page cache has its content, or, with `even_from_disk`, not even that of the page, and
-  // nothing of it was claimed before. Else the page is to be asked for by itself. REQUIRES: as
-  // LoadAheadHuge().
-  Whole LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page, HugeStaging& staging,
-                        bool even_from_disk = false);
-
-  // A whole window, claimed before it is read: who touches a page of it from now on waits for all
-  // of it. For what is soon to be loaded, and needs no disk or will be touched all over. The claim
-  // is given back at the end of the object's life. Movable.
-  class ClaimedWindow;
-  // How its pages with content are counted.
-  struct MoveCounts {
-    std::atomic<uint64_t>* also = nullptr;  // as for LoadAhead()
-    uint64_t faulted = 0;                   // not ahead of need
-  };
-  // The same for a window that is claimed, and never from a disk.
-  Whole LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging, const MoveCounts& counts);
-
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
   void PrefetchFaulted(const RamBlock& block, uint64_t page) const;
 
   // Brings `run` ahead of need: what of it is nonzero and pending. Waits out mappings that are
   // changing. `buffer` holds run.count pages. What arrives is counted in LoadStats::eager, and in
-  // `also` if that is given. Pages that cannot be had just now, for want of memory or for an error
-  // of the disk, stay pending. With `short_of_memory` the content comes through the page cache: a
-  // kernel that has to take memory away finds there what it can take at once. It kills whoever has
-  // nothing but memory that is in use, however much swap there is.
+  // `extra_counter` if that is given. Pages that cannot be had just now, for want of memory or for
+  // an error of the disk, stay pending. With `short_of_memory` the content comes through the page
+  // cache: a kernel that has to take memory away finds there what it can take at once. It kills a
+  // process that has nothing but memory in use, however much swap there is.
   void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
-                 std::atomic<uint64_t>* also = nullptr, bool short_of_memory = false);
+                 std::atomic<uint64_t>* extra_counter = nullptr, bool short_of_memory = false);
 
-  // Touch() when loading ahead has its turn, which leaves the disk to faults meanwhile.
-  bool TouchInTurn(HugeStaging& staging) const;
-
-  // LoadAhead() for `run` that fills one huge page of the host, zero pages included, which then
-  // arrives as a huge page if nothing of it was claimed before. REQUIRES: private anonymous memory
-  // of small pages; uffd's features().move.
-  void LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
-                     std::atomic<uint64_t>* also = nullptr);
-
-  // LoadAheadHuge() in two halves, between which the content is on its way to `staging`, in a slot
-  // of `queue`.
-  struct QueuedRun {
-    RamBlock* block;
-    PageRun run;
-    RamBlock::Extent request;  // OnlyRequest()
-  };
-  // False: nothing has begun, for it comes from no disk or would hold others up. REQUIRES: as
-  // LoadAheadHuge().
-  bool BeginAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
-                      size_t slot) const;
-  void EndAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue, size_t slot);
-
-  // Such a run: all of it, or nothing if something of it is claimed already.
-  std::optional<ClaimedWindow> ClaimWindow(RamBlock& block, PageRun run);
-  void LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
-                     std::atomic<uint64_t>* also = nullptr);
-
-  // Whether the page cache holds the run's content.
-  bool IsCached(const RamBlock& block, PageRun run) const;
+  // For WindowTrip, which reads much at once.
+  // Installs `content`, which is that of all of `run`, where it is pending. The outcome is that of
+  // the last page, or of the first that has stopped it.
+  Outcome InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
+                       std::atomic<uint64_t>* extra_counter = nullptr);
+  // Saves what can be saved of a run that could not be read whole. `content` has room for a page.
+  void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
+                  std::atomic<uint64_t>* extra_counter = nullptr);
+  void Wake(const RamBlock& block, PageRun run) const;
+  // A page is between its claim and its wake until EndTrip().
+  void BeginTrip() { trips_.fetch_add(1); }
+  void EndTrip() { trips_.fetch_sub(1); }
+  const Parts& parts() const { return parts_; }
 
   // The guest is discarding [start, end) of the block: none of it may arrive from now on. Waits for
   // installs under way.
@@ -148,38 +105,20 @@ class PageLoader {
   bool idle() const { return trips_.load() == 0; }
 
  private:
-  // Counts itself among trips_.
   class Trip {
    public:
-    explicit Trip(std::atomic<int>& trips) : trips_(trips) { trips_.fetch_add(1); }
-    ~Trip() { trips_.fetch_sub(1); }
+    explicit Trip(PageLoader& loader) : loader_(loader) { loader_.BeginTrip(); }
+    ~Trip() { loader_.EndTrip(); }
     Trip(const Trip&) = delete;
     Trip& operator=(const Trip&) = delete;
 
    private:
-    std::atomic<int>& trips_;
-  };
-  struct Moved {
-    uint64_t pages = 0;
-    bool completed = false;  // the block, by this
+    PageLoader& loader_;
   };
 
   Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
                          const FailingSince& failing);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
-  Outcome InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
-                       std::atomic<uint64_t>* also = nullptr);
-  void LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
-                  std::atomic<uint64_t>* also = nullptr);
-  void InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,
-                        HugeStaging& staging, std::atomic<uint64_t>* also);
-  Moved MoveClaimed(RamBlock& block, PageRun claimed, HugeStaging& staging,
-                    const MoveCounts& counts);
-  Whole InstallFaultedHuge(ClaimedWindow window, const absl::Status& read, HugeStaging& staging,
-                           const MoveCounts& counts);
-  Moved MoveWindow(ClaimedWindow window, HugeStaging& staging, const MoveCounts& counts);
-  void InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved, HugeStaging& staging,
-                      std::atomic<uint64_t>* also);
   void NoteUnread(const absl::Status& read) const;
   Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
   void LoseRun(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
@@ -187,37 +126,11 @@ class PageLoader {
   Outcome StopVm(const absl::Status& why);
   Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
   Installed InstallZero(const RamBlock& block, uint64_t page) const;
-  void Wake(const RamBlock& block, PageRun run) const;
 
   const Parts parts_;
   std::optional<PageBuffer> zeros_;
   std::atomic<int> trips_{0};
   std::atomic<bool> quit_{false};
-};
-
-class PageLoader::ClaimedWindow {
- public:
-  ClaimedWindow(ClaimedWindow&& other) noexcept
-      : loader_(std::exchange(other.loader_, nullptr)), block_(other.block_), run_(other.run_) {}
-  ClaimedWindow& operator=(ClaimedWindow&& other) noexcept {
-    std::swap(loader_, other.loader_);
-    std::swap(block_, other.block_);
-    std::swap(run_, other.run_);
-    return *this;
-  }
-  ~ClaimedWindow();
-
-  RamBlock& block() const { return *block_; }
-  PageRun run() const { return run_; }
-
- private:
-  friend class PageLoader;
-  ClaimedWindow(PageLoader* loader, RamBlock* block, PageRun run)
-      : loader_(loader), block_(block), run_(run) {}
-
-  PageLoader* loader_;  // nullptr: nothing is claimed any more
-  RamBlock* block_;
-  PageRun run_;
 };
 
 }  // namespace ramjet

@@ -14,10 +14,9 @@ void PriorityWindows::Put(Window window) {
   changes_.Note();
 }
 
-std::optional<PageLoader::ClaimedWindow> PriorityWindows::TryTakeClaim(const RamBlock& block,
-                                                                       PageRun window) {
+std::optional<ClaimedWindow> PriorityWindows::TryTakeClaim(const RamBlock& block, PageRun window) {
   if (!mu_.TryLock()) return std::nullopt;
-  std::optional<PageLoader::ClaimedWindow> claim;
+  std::optional<ClaimedWindow> claim;
   const auto at = number_at_.find({block.index(), window.first});
   if (at != number_at_.end()) {
     Entry& entry = entries_.find(at->second)->second;

@@ -10,9 +10,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "loader/moments.h"
-#include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/window_hints.h"
+#include "loader/window_trip.h"
 #include "mappedram/page_bitmap.h"
 
 namespace ramjet {
@@ -27,7 +27,7 @@ class PriorityWindows {
     RamBlock* block;
     PageRun run;  // see WindowOf()
     // Of all of it, for a working set.
-    std::optional<PageLoader::ClaimedWindow> claim = std::nullopt;
+    std::optional<ClaimedWindow> claim = std::nullopt;
   };
 
   // `changes` is noted when there is a window more. It outlives the object.
@@ -44,7 +44,7 @@ class PriorityWindows {
   // For the fault thread, which answers the one that waits: the claim to a window that nobody has
   // begun to load. nullopt: there is none, or another thread holds the lock just now. Frees no
   // memory.
-  std::optional<PageLoader::ClaimedWindow> TryTakeClaim(const RamBlock& block, PageRun window)
+  std::optional<ClaimedWindow> TryTakeClaim(const RamBlock& block, PageRun window)
       ABSL_LOCKS_EXCLUDED(mu_);
 
   // The next to be loaded; nullopt: there is none just now.

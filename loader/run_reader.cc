@@ -50,9 +50,13 @@ absl::Status ReadStored(const PageSource& source, const RamBlock& block, PageRun
 absl::Status ReadRun(const PageSource& source, const RamBlock& block, PageRun run,
                      uint8_t* content) {
   const uint64_t start = block.BytesOf(run.first);
+  const RamBlock::Extent first = block.FindStored(run, start);
+  // As of every single page with content: nothing else is to be asked.
+  if (first.offset == start && first.length == block.BytesOf(run.count)) {
+    return source.ReadPages(block.index(), start, absl::MakeSpan(content, first.length));
+  }
   uint64_t filled = start;
-  for (auto extent = block.FindStored(run, start); extent.length > 0;
-       extent = block.FindStored(run, extent.end())) {
+  for (auto extent = first; extent.length > 0; extent = block.FindStored(run, extent.end())) {
     std::memset(content + (filled - start), 0, extent.offset - filled);
     filled = extent.end();
   }

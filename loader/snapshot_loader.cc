@@ -1,6 +1,5 @@
 #include "loader/snapshot_loader.h"
 
-
 #include <algorithm>
 #include <cstddef>
 #include <map>
@@ -77,6 +76,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
       FaultThread::Start({.uffd = *self->uffd_,
                           .map = self->map_,
                           .loader = *self->loader_,
+                          .window_trip = *self->window_trip_,
                           .eager_queue = self->eager_queue_,
                           .huge_pages = self->huge_pages_,
                           .offers = self->offers_,
@@ -91,6 +91,7 @@ absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
         WorkingSetThread::Start(options.working_set, {.snapshot = *self->snapshot_,
                                                       .source = self->pacer_.bulk(),
                                                       .loader = *self->loader_,
+                                                      .window_trip = *self->window_trip_,
                                                       .queue = self->eager_queue_,
                                                       .huge_pages = self->huge_pages_,
                                                       .stats = self->stats_});
@@ -129,6 +130,7 @@ SnapshotLoader::SnapshotLoader(std::shared_ptr<Snapshot> snapshot, const Options
                                 .progress = progress_,
                                 .vm_stop = *vm_stop_,
                                 .may_poison = options_.on_unreadable == OnUnreadable::kPoison}),
+      window_trip_(*loader_),
       huge_pages_(snapshot_->blocks().size()),
       eager_queue_(snapshot_->blocks().size(), options_.eager_bytes_per_s) {}
 
@@ -282,6 +284,7 @@ absl::Status SnapshotLoader::StartEager() {
                             .huge_pages = huge_pages_,
                             .offers = offers_,
                             .loader = *loader_,
+                            .window_trip = *window_trip_,
                             .pacer = pacer_,
                             .stats = stats_},
                            spare);
@@ -365,7 +368,7 @@ bool SnapshotLoader::BeginFinishing() {
 // claimed the rest, or the disk may not give it: then it is looked for again and again.
 void SnapshotLoader::LoadWhatIsLeft() {
   constexpr uint64_t kPauseNs = 2'000'000;
-  WindowLoader windows(*loader_, eager_queue_, huge_pages_, stats_);
+  WindowLoader windows(*loader_, *window_trip_, eager_queue_, huge_pages_, stats_);
   std::map<size_t, FailingPages> failing;  // by the block's index
   while (!complete() && !vm_stop_->stopped() && !loader_->quitting()) {
     const uint32_t moments = progress_.moments();

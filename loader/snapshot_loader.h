@@ -36,6 +36,7 @@
 #include "loader/touch_record.h"
 #include "loader/vm_stop.h"
 #include "loader/window_offers.h"
+#include "loader/window_trip.h"
 #include "loader/working_set_thread.h"
 #include "mappedram/bulk_reader.h"
 #include "mappedram/checksums.h"
@@ -261,6 +262,7 @@ class SnapshotLoader {
   // descriptor closes only after Detach() has unregistered everything.
   std::optional<Userfaultfd> uffd_;
   std::optional<PageLoader> loader_;
+  std::optional<WindowTrip> window_trip_;
   HugePagePolicy huge_pages_;
   WindowOffers offers_;  // of the fault thread's, to eager threads
   EagerQueue eager_queue_;

@@ -20,11 +20,11 @@ void WindowLoader::LoadWindow(EagerQueue::Window window) {
     window.claim.reset();
     queue_.PutBack(block, run);  // others may have passed by while it was claimed
   } else if (window.claim) {
-    loader_.LoadAheadHuge(*std::move(window.claim), *staging_, &stats_.working_set);
+    trip_.LoadAhead(*std::move(window.claim), *staging_, &stats_.working_set);
     PutBackUnread(block, run);
   } else if (huge_pages_.DecideIsHuge(block, run) && !block.AnyClaimed(run) && HaveStaging()) {
     if (BeginInTime(block, run)) return;
-    loader_.LoadAheadHuge(block, run, *staging_);
+    trip_.LoadAhead(block, run, *staging_);
     PutBackUnread(block, run);
   } else {
     LoadRuns(block, run);  // where something is there already, it cannot arrive whole
@@ -43,10 +43,10 @@ bool WindowLoader::BeginInTime(RamBlock& block, PageRun run) {
   return true;
 }
 
-bool WindowLoader::Begin(const PageLoader::QueuedRun& window) {
+bool WindowLoader::Begin(const WindowTrip::QueuedRun& window) {
   if (begun_ == slots_.size()) return false;
   const size_t at = (oldest_ + begun_) % slots_.size();
-  if (!loader_.BeginAheadHuge(window, *staging_, reads_, at)) return false;
+  if (!trip_.BeginAhead(window, *staging_, reads_, at)) return false;
   slots_[at].window = window;
   slots_[at].staging.swap(staging_);
   ++begun_;
@@ -55,7 +55,7 @@ bool WindowLoader::Begin(const PageLoader::QueuedRun& window) {
 
 void WindowLoader::EndOldest() {
   Slot& slot = slots_[oldest_];
-  loader_.EndAheadHuge(slot.window, *slot.staging, reads_, oldest_);
+  trip_.EndAhead(slot.window, *slot.staging, reads_, oldest_);
   PutBackUnread(*slot.window.block, slot.window.run);
   oldest_ = (oldest_ + 1) % slots_.size();
   --begun_;
@@ -67,8 +67,8 @@ bool WindowLoader::LoadOffered(WindowOffers& offers) {
   if (!waited) return false;
   RamBlock& block = waited->window.block();
   const PageRun run = waited->window.run();
-  if (HaveStaging() && loader_.LoadFaultedHuge(std::move(waited->window), *staging_,
-                                               {.faulted = 1}) == PageLoader::Whole::kLoaded) {
+  if (HaveStaging() && trip_.LoadFaulted(std::move(waited->window), *staging_, {.faulted = 1}) ==
+                           WindowOutcome::kLoaded) {
     stats_.AddWindow(MonotonicNs() - waited->read_ns);
     return true;
   }
@@ -79,7 +79,7 @@ bool WindowLoader::LoadOffered(WindowOffers& offers) {
   return true;
 }
 
-void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also) {
+void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* extra_counter) {
   if (!HaveBuffer(block.page_size())) return PutBackUnread(block, run);
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxRunBytes / block.page_size());
   const uint64_t most_between = kMaxReadGapBytes / block.page_size();
@@ -91,7 +91,7 @@ void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>*
       piece.count = next.end() - piece.first;
     }
     piece.count = std::min(piece.count, most_pages);
-    loader_.LoadAhead(block, piece, *buffer_, also, short_of_memory_);
+    loader_.LoadAhead(block, piece, *buffer_, extra_counter, short_of_memory_);
     next = block.FindPending(piece.end(), run.end());
   }
   PutBackUnread(block, run);
@@ -116,7 +116,7 @@ bool WindowLoader::HaveStaging() {
     if (staging.ok()) staging_.emplace(*std::move(staging));
   }
   if (!staging_) return false;
-  short_of_memory_ = !loader_.TouchInTurn(*staging_);
+  short_of_memory_ = !trip_.TouchInTurn(*staging_);
   return !short_of_memory_;
 }
 

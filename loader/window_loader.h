@@ -17,6 +17,7 @@
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
 #include "loader/window_offers.h"
+#include "loader/window_trip.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/read_queue.h"
 
@@ -30,8 +31,9 @@ namespace ramjet {
 class WindowLoader {
  public:
   // All outlive it.
-  WindowLoader(PageLoader& loader, EagerQueue& queue, HugePagePolicy& huge_pages, LoadStats& stats)
-      : loader_(loader), queue_(queue), huge_pages_(huge_pages), stats_(stats) {}
+  WindowLoader(PageLoader& loader, WindowTrip& trip, EagerQueue& queue, HugePagePolicy& huge_pages,
+               LoadStats& stats)
+      : loader_(loader), trip_(trip), queue_(queue), huge_pages_(huge_pages), stats_(stats) {}
   // REQUIRES: !any_begun().
   ~WindowLoader() { assert(begun_ == 0); }
   WindowLoader(const WindowLoader&) = delete;
@@ -52,8 +54,8 @@ class WindowLoader {
   bool LoadOffered(WindowOffers& offers);
 
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is
-  // counted in `also`, too, if that is given.
-  void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* also = nullptr);
+  // counted in `extra_counter`, too, if that is given.
+  void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* extra_counter = nullptr);
 
   // PageLoader::LoadAwaited() for all of the block.
   void LoadAwaited(RamBlock& block, FailingPages& failing);
@@ -62,17 +64,18 @@ class WindowLoader {
   // Of reads_, with the memory that it reads to.
   struct Slot {
     std::optional<HugeStaging> staging;
-    PageLoader::QueuedRun window{};
+    WindowTrip::QueuedRun window{};
   };
 
   bool BeginInTime(RamBlock& block, PageRun run);
-  bool Begin(const PageLoader::QueuedRun& window);
+  bool Begin(const WindowTrip::QueuedRun& window);
   void PutBackUnread(const RamBlock& block, PageRun run);
   // A huge page to read to.
   bool HaveStaging();
   bool HaveBuffer(uint64_t page_bytes);
 
   PageLoader& loader_;
+  WindowTrip& trip_;
   EagerQueue& queue_;
   HugePagePolicy& huge_pages_;
   LoadStats& stats_;

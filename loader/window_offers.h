@@ -10,14 +10,14 @@
 #include <optional>
 #include <utility>
 
-#include "loader/page_loader.h"
 #include "loader/ram_block.h"
+#include "loader/window_trip.h"
 
 namespace ramjet {
 
 // A claimed window, and who waits for it.
 struct WaitedWindow {
-  PageLoader::ClaimedWindow window;
+  ClaimedWindow window;
   uint64_t page;     // that somebody sleeps on, and that has content
   uint64_t read_ns;  // when the event of that was read, by MonotonicNs()
 };

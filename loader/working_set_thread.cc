@@ -64,7 +64,7 @@ WorkingSetThread::WorkingSetThread(std::string path, const Parts& parts)
     : path_(std::move(path)),
       parts_(parts),
       started_ns_(MonotonicNs()),
-      windows_(parts.loader, parts.queue, parts.huge_pages, parts.stats),
+      windows_(parts.loader, parts.window_trip, parts.queue, parts.huge_pages, parts.stats),
       order_(parts.snapshot.blocks(), parts.source, parts.huge_pages) {}
 
 WorkingSetThread::~WorkingSetThread() {
@@ -237,8 +237,7 @@ bool WorkingSetThread::MayHurry() const {
 
 // False: somebody has been faster.
 bool WorkingSetThread::PutFirst(const BlockRun& window) {
-  std::optional<PageLoader::ClaimedWindow> claim =
-      parts_.loader.ClaimWindow(*window.block, window.pages);
+  std::optional<ClaimedWindow> claim = parts_.window_trip.Claim(*window.block, window.pages);
   if (!claim) return false;
   parts_.queue.priority().Put(
       {.block = window.block, .run = window.pages, .claim = std::move(claim)});

@@ -23,6 +23,7 @@
 #include "loader/ram_block.h"
 #include "loader/thread.h"
 #include "loader/window_loader.h"
+#include "loader/window_trip.h"
 #include "loader/working_set_order.h"
 #include "mappedram/page_source.h"
 #include "mappedram/snapshot.h"
@@ -47,6 +48,7 @@ class WorkingSetThread {
     const Snapshot& snapshot;
     const PageSource& source;  // told what will be read soon, and asked what is in memory
     PageLoader& loader;
+    WindowTrip& window_trip;
     EagerQueue& queue;  // gets windows that are claimed
     HugePagePolicy& huge_pages;
     LoadStats& stats;

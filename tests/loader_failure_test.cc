@@ -27,6 +27,7 @@
 #include "loader/ram_map.h"
 #include "loader/snapshot_loader.h"
 #include "loader/vm_stop.h"
+#include "loader/window_trip.h"
 #include "mappedram/file.h"
 #include "mappedram/snapshot.h"
 #include "tests/loader_testing.h"
@@ -578,12 +579,14 @@ TEST(Failure, Invariant4AFaultThatIsLostIsFoundByTheWatchdogAndCounted) {
                                       .stats = stats,
                                       .progress = progress,
                                       .vm_stop = *vm_stop});
+  WindowTrip window_trip(loader);
   EagerQueue eager_queue(1);
   HugePagePolicy huge_pages(1);
   WindowOffers offers;
   const auto fault_thread = FaultThread::Start({.uffd = *uffd,
                                                 .map = map,
                                                 .loader = loader,
+                                                .window_trip = window_trip,
                                                 .eager_queue = eager_queue,
                                                 .huge_pages = huge_pages,
                                                 .offers = offers,

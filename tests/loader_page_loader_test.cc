@@ -14,6 +14,7 @@
 #include "loader/load_progress.h"
 #include "loader/page_loader.h"
 #include "loader/window_loader.h"
+#include "loader/window_trip.h"
 #include "tests/loader_testing.h"
 #include "uffd/event_reader.h"
 #include "uffd/userfaultfd.h"
@@ -37,6 +38,7 @@ class PageLoaderTest : public ::testing::Test {
     ASSERT_TRUE(snapshot_->OpenBulk(DirectReads::kAuto));
     vm_stop_ = *VmStop::Create(nullptr, 0);
     loader_.emplace(Parts(*snapshot_, snapshot_->bulk()));
+    trip_.emplace(*loader_);
     ASSERT_TRUE(uffd_->Register(memory_.addr(), memory_.length()).ok());
   }
 
@@ -74,6 +76,7 @@ class PageLoaderTest : public ::testing::Test {
   LoadProgress progress_;
   std::unique_ptr<VmStop> vm_stop_;
   std::optional<PageLoader> loader_;
+  std::optional<WindowTrip> trip_;
   PageBuffer buffer_ = *PageBuffer::Create(64 * HostPageBytes());
 };
 
@@ -118,7 +121,7 @@ TEST_F(PageLoaderTest, Invariant4AFaultInAHugePageIsWokenByItsClaimant) {
   ReadEvents();
   EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kInFlight);
   block_->Unclaim({7, 1});  // the claimant's trip, from its claim on
-  loader_->LoadAheadHuge(*block_, {0, 512}, staging);
+  trip_->LoadAhead(*block_, {0, 512}, staging);
   waiter.join();
   EXPECT_EQ(stats_.moved, 512u);
 }
@@ -230,8 +233,8 @@ TEST_F(PageLoaderTest, AHugePageOfWhichAPageIsClaimedGoesPageByPage) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   HugeStaging staging = *HugeStaging::Create();
   ASSERT_EQ(loader_->LoadFaulted(*block_, 100, buffer_), Outcome::kLoaded);
-  loader_->LoadAheadHuge(*block_, {0, 512}, staging);
-  loader_->LoadAheadHuge(*block_, {512, 512}, staging);
+  trip_->LoadAhead(*block_, {0, 512}, staging);
+  trip_->LoadAhead(*block_, {512, 512}, staging);
   EXPECT_TRUE(memory_.HoldsPattern(0));
   EXPECT_TRUE(memory_.HoldsPattern(511));
   for (uint64_t page = 600; page < 1023; ++page) ASSERT_TRUE(memory_.HoldsPattern(page)) << page;
@@ -248,14 +251,13 @@ TEST_F(PageLoaderTest, AFaultInAnUntouchedWindowThatIsAtHandBringsAllOfIt) {
   std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
   reader_->Wait(-1);
   ReadEvents();
-  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kLoaded);
+  EXPECT_EQ(trip_->LoadFaulted(*block_, {0, 512}, 7, staging), WindowOutcome::kLoaded);
   waiter.join();
   EXPECT_TRUE(memory_.HoldsPattern(511));
   EXPECT_EQ(stats_.faulted, 1u);
   EXPECT_EQ(stats_.eager, 511u);
   // One that begins and ends with zeros, of which one is touched.
-  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {512, 512}, 512, staging),
-            PageLoader::Whole::kLoaded);
+  EXPECT_EQ(trip_->LoadFaulted(*block_, {512, 512}, 512, staging), WindowOutcome::kLoaded);
   EXPECT_TRUE(memory_.HoldsZeros(512));
   EXPECT_TRUE(memory_.HoldsPattern(600));
   EXPECT_EQ(stats_.faulted, 1u);
@@ -266,7 +268,7 @@ TEST_F(PageLoaderTest, AFaultInAnUntouchedWindowThatIsAtHandBringsAllOfIt) {
 TEST_F(PageLoaderTest, AWindowOfWhichAPageWasTouchedComesByItsPages) {
   HugeStaging staging = *HugeStaging::Create();
   ASSERT_EQ(loader_->LoadFaulted(*block_, 100, buffer_), Outcome::kLoaded);
-  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kNotAtHand);
+  EXPECT_EQ(trip_->LoadFaulted(*block_, {0, 512}, 7, staging), WindowOutcome::kNotCached);
   EXPECT_TRUE(block_->pending(7));
 }
 
@@ -293,11 +295,11 @@ TEST_F(PageLoaderTest, APageThatIsAtHandComesAloneEvenWhereWindowsComeFromADisk)
   HugeStaging staging = *HugeStaging::Create();
   const PrefetchedPage source(*snapshot_, 7);
   PageLoader loader(Parts(source, source));
-  EXPECT_EQ(loader.LoadFaultedHuge(*block_, {0, 512}, 7, staging, /*even_from_disk=*/true),
-            PageLoader::Whole::kNotAtHand);
+  EXPECT_EQ(WindowTrip(loader).LoadFaulted(*block_, {0, 512}, 7, staging, /*even_from_disk=*/true),
+            WindowOutcome::kNotCached);
   EXPECT_TRUE(block_->pending(7));
-  EXPECT_EQ(loader.LoadFaultedHuge(*block_, {0, 512}, 8, staging, /*even_from_disk=*/true),
-            PageLoader::Whole::kLoaded);
+  EXPECT_EQ(WindowTrip(loader).LoadFaulted(*block_, {0, 512}, 8, staging, /*even_from_disk=*/true),
+            WindowOutcome::kLoaded);
 }
 
 // Whoever serves faults is the one whose reading ends the change: to wait for it would be for ever.
@@ -305,17 +307,17 @@ TEST_F(PageLoaderTest, WhileAMappingChangesAFaultedWindowIsGivenBackAtOnce) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   HugeStaging staging = *HugeStaging::Create();
   std::thread discarder = BeginDiscard(1000);
-  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kGivenBack);
+  EXPECT_EQ(trip_->LoadFaulted(*block_, {0, 512}, 7, staging), WindowOutcome::kReleased);
   EXPECT_FALSE(block_->AnyClaimed({0, 512}));
   EXPECT_TRUE(loader_->idle());
   ReadEvents();
   discarder.join();
-  EXPECT_EQ(loader_->LoadFaultedHuge(*block_, {0, 512}, 7, staging), PageLoader::Whole::kLoaded);
+  EXPECT_EQ(trip_->LoadFaulted(*block_, {0, 512}, 7, staging), WindowOutcome::kLoaded);
   for (uint64_t page = 0; page < 512; ++page) ASSERT_TRUE(memory_.HoldsPattern(page)) << page;
 }
 
 TEST_F(PageLoaderTest, Invariant4WhoWaitsForAClaimedWindowIsWokenWhenItIsGivenBack) {
-  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  std::optional<ClaimedWindow> window = trip_->Claim(*block_, {0, 512});
   ASSERT_TRUE(window);
   EXPECT_FALSE(loader_->idle());
   std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
@@ -334,13 +336,13 @@ TEST_F(PageLoaderTest, Invariant4WhoWaitsForAClaimedWindowIsWokenWhenItIsGivenBa
 TEST_F(PageLoaderTest, AClaimedWindowArrivesWholeAndWakesWhoWaits) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   HugeStaging staging = *HugeStaging::Create();
-  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  std::optional<ClaimedWindow> window = trip_->Claim(*block_, {0, 512});
   ASSERT_TRUE(window);
   std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
   reader_->Wait(-1);
   ReadEvents();
   EXPECT_EQ(loader_->LoadFaulted(*block_, 7, buffer_), Outcome::kInFlight);
-  loader_->LoadAheadHuge(*std::move(window), staging);
+  trip_->LoadAhead(*std::move(window), staging);
   waiter.join();
   EXPECT_EQ(stats_.moved, 512u);
   EXPECT_TRUE(block_->AnyReceived({511, 1}));
@@ -350,10 +352,10 @@ TEST_F(PageLoaderTest, AClaimedWindowArrivesWholeAndWakesWhoWaits) {
 TEST_F(PageLoaderTest, Invariant3AClaimedWindowBringsNothingThatWasDiscardedSince) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
   HugeStaging staging = *HugeStaging::Create();
-  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  std::optional<ClaimedWindow> window = trip_->Claim(*block_, {0, 512});
   ASSERT_TRUE(window);
   loader_->Discard(*block_, memory_.addr(100), memory_.addr(102));
-  loader_->LoadAheadHuge(*std::move(window), staging);
+  trip_->LoadAhead(*std::move(window), staging);
   EXPECT_EQ(loader_->LoadFaulted(*block_, 100, buffer_), Outcome::kReceived);
   EXPECT_TRUE(memory_.HoldsZeros(100));
   EXPECT_TRUE(memory_.HoldsPattern(99));
@@ -367,9 +369,9 @@ TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
   HugeStaging staging = *HugeStaging::Create();
   EagerQueue queue(1);
   queue.priority().Put(
-      {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
+      {.block = &*block_, .run = {0, 512}, .claim = trip_->Claim(*block_, {0, 512})});
   EXPECT_FALSE(queue.priority().TryTakeClaim(*block_, {512, 512})) << "nobody has put that there";
-  std::optional<PageLoader::ClaimedWindow> claim = queue.priority().TryTakeClaim(*block_, {0, 512});
+  std::optional<ClaimedWindow> claim = queue.priority().TryTakeClaim(*block_, {0, 512});
   ASSERT_TRUE(claim);
   EXPECT_FALSE(queue.priority().TryTakeClaim(*block_, {0, 512}));
   EXPECT_FALSE(queue.priority().Take()) << "it would be loaded twice";
@@ -377,11 +379,11 @@ TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
   std::thread waiter([&] { EXPECT_TRUE(memory_.HoldsPattern(7)); });
   reader_->Wait(-1);
   ReadEvents();
-  std::atomic<uint64_t> also = 0;
-  EXPECT_EQ(loader_->LoadFaultedHuge(*std::move(claim), staging, {.also = &also}),
-            PageLoader::Whole::kLoaded);
+  std::atomic<uint64_t> extra = 0;
+  EXPECT_EQ(trip_->LoadFaulted(*std::move(claim), staging, {.extra_counter = &extra}),
+            WindowOutcome::kLoaded);
   waiter.join();
-  EXPECT_EQ(also, 512u);
+  EXPECT_EQ(extra, 512u);
   EXPECT_EQ(stats_.faulted, 0u);
   EXPECT_EQ(stats_.moved, 512u);
   EXPECT_TRUE(loader_->idle());
@@ -390,10 +392,10 @@ TEST_F(PageLoaderTest, WhoWaitsForAClaimedWindowThatNobodyHasBegunBringsIt) {
 TEST_F(PageLoaderTest, WhatIsPutFirstAnewAfterItsClaimWasTakenIsHandedOut) {
   EagerQueue queue(1);
   queue.priority().Put(
-      {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
+      {.block = &*block_, .run = {0, 512}, .claim = trip_->Claim(*block_, {0, 512})});
   ASSERT_TRUE(queue.priority().TryTakeClaim(*block_, {0, 512}));  // and given back at once
   queue.priority().Put(
-      {.block = &*block_, .run = {0, 512}, .claim = loader_->ClaimWindow(*block_, {0, 512})});
+      {.block = &*block_, .run = {0, 512}, .claim = trip_->Claim(*block_, {0, 512})});
   std::optional<EagerQueue::Window> window = queue.priority().Take();
   ASSERT_TRUE(window);
   EXPECT_TRUE(window->claim);
@@ -403,12 +405,12 @@ TEST_F(PageLoaderTest, WhatIsPutFirstAnewAfterItsClaimWasTakenIsHandedOut) {
 // While a mapping changes no claim is held: a discard of one of its pages waits for nobody.
 TEST_F(PageLoaderTest, WhileAMappingChangesAClaimedWindowIsGivenBackAndComesByItsPages) {
   if (!uffd_->features().move) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE";
-  std::optional<PageLoader::ClaimedWindow> window = loader_->ClaimWindow(*block_, {0, 512});
+  std::optional<ClaimedWindow> window = trip_->Claim(*block_, {0, 512});
   ASSERT_TRUE(window);
   std::thread discarder = BeginDiscard(1000);
   std::thread eager([&] {
     HugeStaging staging = *HugeStaging::Create();
-    loader_->LoadAheadHuge(*std::move(window), staging);
+    trip_->LoadAhead(*std::move(window), staging);
   });
   while (stats_.postponed == 0) std::this_thread::yield();
   EXPECT_TRUE(block_->pending(511)) << "a fault could have it meanwhile";
@@ -421,7 +423,7 @@ TEST_F(PageLoaderTest, WhileAMappingChangesAClaimedWindowIsGivenBackAndComesByIt
 
 TEST_F(PageLoaderTest, AWindowIsClaimedWholeOrNotAtAll) {
   ASSERT_EQ(block_->Claim({100, 1}), 1u);
-  EXPECT_FALSE(loader_->ClaimWindow(*block_, {0, 512}));
+  EXPECT_FALSE(trip_->Claim(*block_, {0, 512}));
   EXPECT_TRUE(block_->pending(99));
   EXPECT_TRUE(loader_->idle());
 }

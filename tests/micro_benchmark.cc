@@ -31,6 +31,7 @@
 #include "loader/ram_block.h"
 #include "loader/ram_map.h"
 #include "loader/vm_stop.h"
+#include "loader/window_trip.h"
 #include "mappedram/file.h"
 #include "mappedram/page_bitmap.h"
 #include "mappedram/snapshot.h"
@@ -315,7 +316,7 @@ void BM_LoadAheadHuge(benchmark::State& state) {
   }
   HugeStaging staging = *HugeStaging::Create();
   LoadRuns(state, HugeStaging::kBytes, [&](PageLoader& loader, RamBlock& block, PageRun run) {
-    loader.LoadAheadHuge(block, run, staging);
+    WindowTrip(loader).LoadAhead(block, run, staging);
   });
 }
 BENCHMARK(BM_LoadAheadHuge);

@@ -1,37 +1,34 @@
-// The windows of PageLoader: what is to arrive as one huge page, by moving it. page_loader.cc has
-// the page's trip, of which this is the same for many pages at once.
+// page_loader.cc has the page's trip, of which this is the same for many pages at once.
 //
-// Ahead of need a window, too, is read first and claimed when it is there. Claimed before it is
-// read (ClaimWindow()) is one that somebody waits for, and one of a working set that the page cache
-// holds, or of which the set has so much that one read of all is the shorter way from a disk: the
-// guest is about to touch it, and given its first page alone, the window could not come as a huge
-// page any more, and would cost several times as much. So who touches it waits for the whole. It
-// comes next, or the fault thread takes the claim over. A discard may then come between claim and
-// install, as for a faulted page, and the last look is at `received`. What of a claimed window
-// cannot be had is given back, and put back into the queue of those who load ahead, for they passed
-// it by while it was claimed.
-#include <optional>
-#include <utility>
+// Ahead of need a window, too, is read first and claimed when it is there. Two kinds are claimed
+// before they are read: a window that a thread waits for; and one of a working set, if the page
+// cache holds it, or the set has so much of it that one read of all is the shorter way from a disk.
+// The guest is about to touch it, and given its first page alone, the window could not come as a
+// huge page any more, and would cost several times as much. So a thread that touches it waits for
+// the whole. It comes next, or the fault thread takes the claim over. A discard may then come
+// between claim and install, as for a faulted page, and the last look is at `received`. What of a
+// claimed window cannot be had is given back, and put back into the eager queue: the threads that
+// load ahead passed it by while it was claimed.
+#include "loader/window_trip.h"
 
-#include "loader/page_loader.h"
 #include "loader/run_reader.h"
 
 namespace ramjet {
 
-bool PageLoader::TouchInTurn(HugeStaging& staging) const {
+bool WindowTrip::TouchInTurn(HugeStaging& staging) const {
   bool touched = false;
   parts_.bulk.InTurn([&] { touched = staging.Touch(); });
   return touched;
 }
 
-void PageLoader::LoadAheadHuge(RamBlock& block, PageRun run, HugeStaging& staging,
-                               std::atomic<uint64_t>* also) {
+void WindowTrip::LoadAhead(RamBlock& block, PageRun run, HugeStaging& staging,
+                               std::atomic<uint64_t>* extra_counter) {
   staging.PlaceFor(block.AddrOf(run.first));
   const absl::Status read = ReadStored(parts_.bulk, block, run, staging.memory().data());
-  InstallAheadHuge(block, run, read, staging, also);
+  InstallAhead(block, run, read, staging, extra_counter);
 }
 
-bool PageLoader::BeginAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
+bool WindowTrip::BeginAhead(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
                                 size_t slot) const {
   const RamBlock& block = *queued.block;
   staging.PlaceFor(block.AddrOf(queued.run.first));
@@ -41,7 +38,7 @@ bool PageLoader::BeginAheadHuge(const QueuedRun& queued, HugeStaging& staging, R
   return parts_.bulk.BeginRead(queue, slot, block.index(), queued.request.offset, content);
 }
 
-void PageLoader::EndAheadHuge(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
+void WindowTrip::EndAhead(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
                               size_t slot) {
   const RamBlock& block = *queued.block;
   const auto content = staging.memory().subspan(
@@ -49,150 +46,152 @@ void PageLoader::EndAheadHuge(const QueuedRun& queued, HugeStaging& staging, Rea
   const absl::Status read =
       parts_.bulk.EndRead(queue, slot, block.index(), queued.request.offset, content);
   if (read.ok()) ZeroGaps(block, queued.run, queued.request, content.data());
-  InstallAheadHuge(*queued.block, queued.run, read, staging,
+  InstallAhead(*queued.block, queued.run, read, staging,
                    read.ok() ? &parts_.stats.queued : nullptr);
 }
 
-void PageLoader::InstallAheadHuge(RamBlock& block, PageRun run, const absl::Status& read,
-                                  HugeStaging& staging, std::atomic<uint64_t>* also) {
+void WindowTrip::InstallAhead(RamBlock& block, PageRun run, const absl::Status& read,
+                                  HugeStaging& staging, std::atomic<uint64_t>* extra_counter) {
   uint8_t* const content = staging.memory().data();
   if (!read.ok()) {
-    LoadSingly(block, run, content, also);
+    pages_.LoadSingly(block, run, content, extra_counter);
     staging.Renew();
     return;
   }
   Moved moved;
+  PageRun claimed{run.first, 0};
+  pages_.BeginTrip();
   {
-    const Trip trip(trips_);
-    PageRun claimed{run.first, 0};
-    {
-      const InsideGate inside(parts_.gate);
-      if (!block.AnyClaimed(run)) claimed.count = block.Claim(run);
-      moved = MoveClaimed(block, claimed, staging, {.also = also});
-    }
-    Wake(block, claimed);
+    const InsideGate inside(parts_.gate);
+    if (!block.AnyClaimed(run)) claimed.count = block.Claim(run);
+    moved = MoveClaimed(block, claimed, staging, {.extra_counter = extra_counter});
   }
-  InstallUnmoved(block, run, moved, staging, also);
+  pages_.Wake(block, claimed);
+  pages_.EndTrip();
+  InstallUnmoved(block, run, moved, staging, extra_counter);
 }
 
-std::optional<PageLoader::ClaimedWindow> PageLoader::ClaimWindow(RamBlock& block, PageRun run) {
+std::optional<ClaimedWindow> WindowTrip::Claim(RamBlock& block, PageRun run) {
   if (block.AnyClaimed(run)) return std::nullopt;
-  trips_.fetch_add(1);
+  pages_.BeginTrip();
   ClaimedWindow window(this, &block, {run.first, block.Claim(run)});
   if (window.run_.count < run.count) return std::nullopt;
   return window;
 }
 
-bool PageLoader::IsCached(const RamBlock& block, PageRun run) const {
+bool WindowTrip::IsCached(const RamBlock& block, PageRun run) const {
   const uint64_t cached_bytes =
       parts_.bulk.CachedBytes(block.index(), block.BytesOf(run.first), block.BytesOf(run.count));
   return cached_bytes >= block.BytesOf(block.CountNonzero(run));
 }
 
-PageLoader::ClaimedWindow::~ClaimedWindow() {
-  if (loader_ == nullptr) return;
-  {
-    const InsideGate inside(loader_->parts_.gate);
-    block_->Unclaim(run_);
-  }
-  loader_->Wake(*block_, run_);
-  loader_->trips_.fetch_sub(1);
+ClaimedWindow::~ClaimedWindow() {
+  if (trip_ != nullptr) trip_->GiveBack(*block_, run_);
 }
 
-void PageLoader::LoadAheadHuge(ClaimedWindow window, HugeStaging& staging,
-                               std::atomic<uint64_t>* also) {
+void WindowTrip::GiveBack(RamBlock& block, PageRun run) {
+  {
+    const InsideGate inside(parts_.gate);
+    block.Unclaim(run);
+  }
+  pages_.Wake(block, run);
+  pages_.EndTrip();
+}
+
+void WindowTrip::LoadAhead(ClaimedWindow window, HugeStaging& staging,
+                               std::atomic<uint64_t>* extra_counter) {
   RamBlock& block = *window.block_;
   const PageRun run = window.run_;
   uint8_t* const content = staging.memory().data();
   staging.PlaceFor(block.AddrOf(run.first));
   if (!ReadStored(parts_.bulk, block, run, content).ok()) {
     { const ClaimedWindow given_back = std::move(window); }
-    LoadSingly(block, run, content, also);
+    pages_.LoadSingly(block, run, content, extra_counter);
     staging.Renew();
     return;
   }
-  const Moved moved = MoveWindow(std::move(window), staging, {.also = also});
-  InstallUnmoved(block, run, moved, staging, also);
+  const Moved moved = Move(std::move(window), staging, {.extra_counter = extra_counter});
+  InstallUnmoved(block, run, moved, staging, extra_counter);
 }
 
-PageLoader::Whole PageLoader::LoadFaultedHuge(RamBlock& block, PageRun run, uint64_t page,
+WindowOutcome WindowTrip::LoadFaulted(RamBlock& block, PageRun run, uint64_t page,
                                               HugeStaging& staging, bool even_from_disk) {
-  if (block.AnyClaimed(run)) return Whole::kNotAtHand;
+  if (block.AnyClaimed(run)) return WindowOutcome::kNotCached;
   const bool cached = IsCached(block, run);
-  if (!cached && !even_from_disk) return Whole::kNotAtHand;
+  if (!cached && !even_from_disk) return WindowOutcome::kNotCached;
   // Somebody has asked the disk for just this page and its like, those of a working set, perhaps.
   const PageRun alone{page, 1};
-  if (!cached && block.nonzero(page) && IsCached(block, alone)) return Whole::kNotAtHand;
+  if (!cached && block.nonzero(page) && IsCached(block, alone)) return WindowOutcome::kNotCached;
   staging.PlaceFor(block.AddrOf(run.first));
-  if (!staging.placed()) return Whole::kNotAtHand;
-  if (!staging.Touch()) return Whole::kNotAtHand;
-  std::optional<ClaimedWindow> window = ClaimWindow(block, run);
-  if (!window) return Whole::kGivenBack;  // of a part, perhaps
+  if (!staging.placed()) return WindowOutcome::kNotCached;
+  if (!staging.Touch()) return WindowOutcome::kNotCached;
+  std::optional<ClaimedWindow> window = Claim(block, run);
+  if (!window) return WindowOutcome::kReleased;  // of a part, perhaps
   uint8_t* const content = staging.memory().data();
   // The look above does not tell what is still being read, or which pages it is that are there.
   const absl::Status read =
       cached ? ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached)
              : ReadStored(parts_.demand_bulk, block, run, content);
-  return InstallFaultedHuge(*std::move(window), read, staging,
+  return InstallFaulted(*std::move(window), read, staging,
                             {.faulted = block.nonzero(page) ? 1u : 0});
 }
 
-PageLoader::Whole PageLoader::LoadFaultedHuge(ClaimedWindow window, HugeStaging& staging,
+WindowOutcome WindowTrip::LoadFaulted(ClaimedWindow window, HugeStaging& staging,
                                               const MoveCounts& counts) {
   staging.PlaceFor(window.block().AddrOf(window.run().first));
-  if (!staging.placed()) return Whole::kGivenBack;
+  if (!staging.placed()) return WindowOutcome::kReleased;
   absl::Status read = absl::ResourceExhaustedError("");  // nobody sees it
   if (staging.Touch()) {
     read = ReadStored(parts_.demand, window.block(), window.run(), staging.memory().data(),
                       &PageSource::ReadCached);
   }
-  return InstallFaultedHuge(std::move(window), read, staging, counts);
+  return InstallFaulted(std::move(window), read, staging, counts);
 }
 
-PageLoader::Whole PageLoader::InstallFaultedHuge(ClaimedWindow window, const absl::Status& read,
+WindowOutcome WindowTrip::InstallFaulted(ClaimedWindow window, const absl::Status& read,
                                                  HugeStaging& staging, const MoveCounts& counts) {
   const uint64_t pages = window.run().count;
   Moved moved;
   if (read.ok()) {
-    moved = MoveWindow(std::move(window), staging, counts);
+    moved = Move(std::move(window), staging, counts);
   } else {
     const ClaimedWindow given_back = std::move(window);
   }
   if (moved.completed) parts_.progress.Note();
-  if (moved.pages == pages) return Whole::kLoaded;
+  if (moved.pages == pages) return WindowOutcome::kLoaded;
   // While a mapping is changing, nothing arrives before the event of that is read: by the thread
   // that serves faults, so it must not wait for that here.
   staging.Renew();
-  return Whole::kGivenBack;
+  return WindowOutcome::kReleased;
 }
 
-PageLoader::Moved PageLoader::MoveWindow(ClaimedWindow window, HugeStaging& staging,
+WindowTrip::Moved WindowTrip::Move(ClaimedWindow window, HugeStaging& staging,
                                          const MoveCounts& counts) {
-  window.loader_ = nullptr;  // what does not move, MoveClaimed() gives back
+  window.trip_ = nullptr;  // what does not move, MoveClaimed() gives back
   Moved moved;
   {
     const InsideGate inside(parts_.gate);
     moved = MoveClaimed(*window.block_, window.run_, staging, counts);
   }
-  Wake(*window.block_, window.run_);
-  trips_.fetch_sub(1);
+  pages_.Wake(*window.block_, window.run_);
+  pages_.EndTrip();
   return moved;
 }
 
 // What the huge page did not take goes the ordinary way, from where it lies.
-void PageLoader::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved,
-                                HugeStaging& staging, std::atomic<uint64_t>* also) {
+void WindowTrip::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved,
+                                HugeStaging& staging, std::atomic<uint64_t>* extra_counter) {
   if (moved.completed) parts_.progress.Note();
   if (moved.pages == run.count) return;
   const PageRun rest{run.first + moved.pages, run.count - moved.pages};
-  InstallAhead(block, rest, staging.memory().data() + block.BytesOf(moved.pages), also);
+  pages_.InstallAhead(block, rest, staging.memory().data() + block.BytesOf(moved.pages), extra_counter);
   staging.Renew();
 }
 
 // Moves `claimed` if it is a whole window, of which the kernel takes all, normally; gives back the
 // claim to what did not move. With a page of the window there already, the kernel would split the
 // huge page and move all others alone. (gate)
-PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, HugeStaging& staging,
+WindowTrip::Moved WindowTrip::MoveClaimed(RamBlock& block, PageRun claimed, HugeStaging& staging,
                                           const MoveCounts& counts) {
   Moved moved;
   // Of what was claimed before it was read, something may have been discarded since.
@@ -208,7 +207,7 @@ PageLoader::Moved PageLoader::MoveClaimed(RamBlock& block, PageRun claimed, Huge
     Count(parts_.stats.faulted, faulted);
     Count(parts_.stats.eager, nonzero - faulted);
     Count(parts_.stats.moved, nonzero);
-    if (counts.also != nullptr) Count(*counts.also, nonzero);
+    if (counts.extra_counter != nullptr) Count(*counts.extra_counter, nonzero);
     moved.completed = block.MarkReceived({claimed.first, moved.pages});
   }
   block.Unclaim({claimed.first + moved.pages, claimed.count - moved.pages});
