@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "mappedram/page_bitmap.h"
 
 namespace ramjet {
@@ -20,6 +21,9 @@ enum class Outcome {
   kLost,      // it cannot be had, and stays claimed by the caller, who is to call GiveUp()
   kFailed,    // it cannot be had: poisoned, or the VM is being stopped
 };
+
+// That of a read that has failed: kNoMemory, kUnread or kDamaged.
+Outcome OutcomeOf(const absl::Status& read);
 
 // How long a page is asked for again that cannot be read, if the disk may yet give it, and if the
 // file has something else there or has ended: long enough for a disk that is gone for a moment, and

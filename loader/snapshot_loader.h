@@ -219,8 +219,6 @@ class SnapshotLoader {
   void StartRecord();
   absl::Status WaitUntil(uint64_t deadline_ns, bool or_error);
   bool BeginFinishing() ABSL_LOCKS_EXCLUDED(mu_);
-  void LoadWhatIsLeft();
-  uint64_t MissingPages() const;
   void StartLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void LoadWithoutLease(const absl::Status& why);
   void LoadBeforeOverwritten();
@@ -256,7 +254,7 @@ class SnapshotLoader {
   std::vector<HugePagesOff> huge_pages_off_ ABSL_GUARDED_BY(mu_);
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Mutex finishing_mu_ ABSL_ACQUIRED_AFTER(mu_);
-  int finishing_ ABSL_GUARDED_BY(finishing_mu_) = 0;  // threads in LoadWhatIsLeft()
+  int finishing_ ABSL_GUARDED_BY(finishing_mu_) = 0;  // threads in a LoadFinisher
 
   // From here on the order is that of dependence: threads end before what they use, and the
   // descriptor closes only after Detach() has unregistered everything.
