@@ -9,16 +9,16 @@
 
 namespace ramjet {
 
-// How a page's trip ended for the one who asked.
+// How a page's trip ended for the thread that asked.
 enum class Outcome {
-  kLoaded,    // it is there now, and whoever slept on it is awake
+  kLoaded,    // it is there now, and every thread that slept on it is awake
   kInFlight,  // somebody else has claimed it; the claimant's wake will come
   kReceived,  // it had arrived before; the page was there, or, if discarded since, is zero now
   kAgain,     // the mapping is changing: nothing is claimed, the waiter sleeps on, ask again soon
   kNoMemory,  // the kernel had no page to give: as kAgain, but worth asking only so often
   kUnread,    // the file could not be read, which may pass: as kNoMemory
   kDamaged,   // the file has something else there, or the kernel refuses the page: as kUnread
-  kLost,      // it cannot be had, and stays claimed by the caller, who is to call GiveUp()
+  kLost,      // it cannot be had, and stays claimed: the caller is to call GiveUp()
   kFailed,    // it cannot be had: poisoned, or the VM is being stopped
 };
 
