@@ -18,8 +18,8 @@
 namespace ramjet {
 
 // What is left to load ahead, handed out a window at a time: around what was touched last, else in
-// file order. A window may go to two threads, if one finds it by a hint: whoever claims a page
-// loads it.
+// file order. A window may go to two threads if one finds it by a hint; the thread that claims a
+// page loads it.
 //
 // Threads: every method may be called concurrently. The lock is held for a few instructions once in
 // 2 MiB of memory, and while what has nothing to load is skipped.
@@ -35,16 +35,16 @@ class EagerQueue {
   // Blocks are served in the order in which they are added; they outlive the queue.
   void Add(RamBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // A page of the block has been touched: the window around it comes next, for who touches one page
-  // soon touches its neighbours. Takes no lock and is forgotten if more important things, which are
-  // later ones, have come up meanwhile. By one thread at a time.
+  // A page of the block has been touched: the window around it comes next, because a guest that
+  // touches one page soon touches its neighbours. Takes no lock and is forgotten if more important
+  // things, which are later ones, have come up meanwhile. By one thread at a time.
   void Hint(const RamBlock& block, uint64_t page) { hints_.Give(block, page); }
 
   // What comes before all that is in the queue, even during a Hold().
   PriorityWindows& priority() { return priority_; }
 
-  // What is pending in `window`, a WindowOf(), was claimed by somebody who could not load it: it is
-  // handed out once more.
+  // What is pending in `window`, a WindowOf(), was claimed by a thread that could not load it. It
+  // is handed out once more.
   void PutBack(const RamBlock& block, PageRun window) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Pages of `window` that are pending could not be loaded just now. The window is handed out again
@@ -64,7 +64,7 @@ class EagerQueue {
 
   // Waits until there is a window or the queue is closed: nullopt.
   std::optional<Window> Next() ABSL_LOCKS_EXCLUDED(mu_);
-  // The same for who has something else to do: nullopt, too, if there is none just now.
+  // As Next(), but does not wait: nullopt, too, if there is no window just now.
   std::optional<Window> TryNext() ABSL_LOCKS_EXCLUDED(mu_);
 
   void Close() ABSL_LOCKS_EXCLUDED(mu_);

@@ -90,7 +90,7 @@ class FaultThread {
 
   // Constant after construction.
   const Parts parts_;
-  const bool can_spin_;  // without holding up who would fault
+  const bool can_spin_;  // without holding up the vCPU that would fault
 
   // Of the thread itself, but for reader_.Poke().
   EventReader reader_;

@@ -11,13 +11,13 @@ namespace ramjet {
 // Open, any number of threads may be inside at once, each for one installing ioctl. Closed, nobody
 // is.
 //
-// Why: whoever discards guest memory (balloon, free page reporting) sleeps until its REMOVE event
-// is read and drops the pages right then, perhaps before the reader has noted what the event said.
-// An install in that moment would bring content back that the guest has given up, and nothing could
-// take it away again, for the guest may have written since. So events are read, and their removes
-// noted, with the gate closed; an install looks once inside whether its pages are still wanted.
-// Installs fail with EAGAIN while an event is unread, so nobody stays inside for a closed gate's
-// sake.
+// Why: a thread that discards guest memory (balloon, free page reporting) sleeps until its REMOVE
+// event is read, and drops the pages right then, perhaps before the reader has noted what the event
+// said. An install in that moment would bring content back that the guest has given up, and nothing
+// could take it away again, for the guest may have written since. So events are read, and their
+// removes noted, with the gate closed; an install looks once inside whether its pages are still
+// wanted. Installs fail with EAGAIN while an event is unread, so nobody stays inside for a closed
+// gate's sake.
 //
 // The longest wait in Close() is one ioctl of another thread: 64 KiB are copied, or one huge page
 // moved or, in memory of hugetlb, copied (20 us; 2 MiB of hugetlb 300 us, 1 GiB some tenths of
@@ -52,7 +52,7 @@ class InstallGate {
 
  private:
   // Looks for as long as an ioctl or a read takes, for to sleep and be woken takes longer; and then
-  // sleeps, for who is inside may not be running.
+  // sleeps, for the thread inside may not be running.
   static void AwaitZero(const std::atomic<int>& value) {
     if (value.load() == 0) return;
     const int64_t deadline_ns = NowNs() + kLookNs;

@@ -72,6 +72,8 @@ std::vector<std::string> LoadStats::errors() const {
 }
 
 void LoadStats::NoteUnread(const absl::Status& why) {
+  if (absl::IsResourceExhausted(why)) return Count(no_memory, 1);
+  Count(read_retries, 1);
   const uint64_t now_ns = MonotonicNs();
   absl::MutexLock lock(&mu_);
   unread_ = std::string(why.message());

@@ -69,7 +69,7 @@ struct LoadStats {
 
   // Faults.
   std::atomic<uint64_t> faults{0};     // read from the kernel, whatever became of them
-  std::atomic<uint64_t> in_flight{0};  // left to whoever had claimed the page
+  std::atomic<uint64_t> in_flight{0};  // left to the thread that had claimed the page
   std::atomic<uint64_t> parked{0};     // had to wait: for a mapping to settle, memory, or the disk
   std::atomic<uint64_t> rescued{0};    // lost, and woken by the watchdog: a bug of our own
   LatencyHistogram fault_ns;           // event read -> page installed and its waiter woken
@@ -89,7 +89,8 @@ struct LoadStats {
   void AddError(const absl::Status& error) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<std::string> errors() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // A page could not be read ahead of need, and comes later.
+  // A page could not be read ahead of need, and comes later. Counted, and remembered unless memory
+  // was all that was missing.
   void NoteUnread(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
   // The latest of these reasons, and for how long such reads have failed without a pause of
   // seconds. Empty: none has failed for a while.
@@ -118,7 +119,7 @@ struct LoadStats {
     return !tells_ || told_.load(std::memory_order_acquire) >= count;
   }
 
-  // What is no error, and worth a line to whoever runs the VM. A few in a load.
+  // What is no error, and worth a line to the person who runs the VM. A few in a load.
   void AddNote(std::string note) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<std::string> notes() const ABSL_LOCKS_EXCLUDED(mu_);
 

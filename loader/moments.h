@@ -16,8 +16,8 @@ namespace ramjet {
 // and a clock that is set back by an hour makes them an hour longer.
 //
 // Threads: every method may be called concurrently. Takes no lock; Note() makes a system call only
-// if a thread waits. Memory order: what was written before Note() is visible to whoever has seen it
-// in count() or AwaitNext().
+// if a thread waits. Memory order: what was written before Note() is visible to a thread that has
+// seen it in count() or AwaitNext().
 class Moments {
  public:
   static constexpr uint64_t kNever = UINT64_MAX;

@@ -5,6 +5,11 @@
 
 namespace ramjet {
 
+Outcome OutcomeOf(const absl::Status& read) {
+  if (absl::IsResourceExhausted(read)) return Outcome::kNoMemory;
+  return absl::IsUnavailable(read) ? Outcome::kUnread : Outcome::kDamaged;
+}
+
 void FailingSince::Note(Outcome outcome, uint64_t now_ns) {
   const bool damaged = outcome == Outcome::kDamaged;
   if (damaged || outcome == Outcome::kUnread) {

@@ -4,22 +4,26 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "mappedram/page_bitmap.h"
 
 namespace ramjet {
 
-// How a page's trip ended for the one who asked.
+// How a page's trip ended for the thread that asked.
 enum class Outcome {
-  kLoaded,    // it is there now, and whoever slept on it is awake
+  kLoaded,    // it is there now, and every thread that slept on it is awake
   kInFlight,  // somebody else has claimed it; the claimant's wake will come
   kReceived,  // it had arrived before; the page was there, or, if discarded since, is zero now
   kAgain,     // the mapping is changing: nothing is claimed, the waiter sleeps on, ask again soon
   kNoMemory,  // the kernel had no page to give: as kAgain, but worth asking only so often
   kUnread,    // the file could not be read, which may pass: as kNoMemory
   kDamaged,   // the file has something else there, or the kernel refuses the page: as kUnread
-  kLost,      // it cannot be had, and stays claimed by the caller, who is to call GiveUp()
+  kLost,      // it cannot be had, and stays claimed: the caller is to call GiveUp()
   kFailed,    // it cannot be had: poisoned, or the VM is being stopped
 };
+
+// That of a read that has failed: kNoMemory, kUnread or kDamaged.
+Outcome OutcomeOf(const absl::Status& read);
 
 // How long a page is asked for again that cannot be read, if the disk may yet give it, and if the
 // file has something else there or has ended: long enough for a disk that is gone for a moment, and

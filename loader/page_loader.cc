@@ -45,10 +45,9 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
-#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "loader/backoff.h"
 #include "loader/run_reader.h"
 #include "loader/safe_copy.h"
 
@@ -60,27 +59,6 @@ namespace {
 constexpr uint64_t kMaxInstallBytes = 64 << 10;
 // The largest page of hugetlb that there is on x86-64 and arm64, but for 16 GiB ones.
 constexpr uint64_t kMaxPageBytes = 1 << 30;
-
-// Pages that are told lost as one.
-constexpr uint64_t kMaxLostRun = 512;
-
-// Sleeps a little longer each time.
-class Backoff {
- public:
-  // False once the sleeps add up to about a second.
-  bool Sleep() {
-    timespec time{.tv_sec = 0, .tv_nsec = sleep_ns_};
-    nanosleep(&time, nullptr);
-    slept_ns_ += sleep_ns_;
-    sleep_ns_ = std::min(sleep_ns_ * 2, kMaxSleepNs);
-    return slept_ns_ < 1'000'000'000;
-  }
-
- private:
-  static constexpr int64_t kMaxSleepNs = 2'000'000;
-  int64_t sleep_ns_ = 50'000;
-  int64_t slept_ns_ = 0;
-};
 
 // Whether the page, which is present, holds `content`.
 bool Holds(const RamBlock& block, uint64_t page, const uint8_t* content) {
@@ -101,17 +79,6 @@ absl::Status ForeignError(const RamBlock& block, uint64_t page) {
                    "filled it"));
 }
 
-absl::Status RefusedError(const RamBlock& block, uint64_t page) {
-  return absl::InternalError(absl::StrCat("block \"", block.idstr(), "\", page ", page,
-                                          ": the kernel refuses to install it"));
-}
-
-// Of a read that has failed.
-Outcome OutcomeOf(const absl::Status& read) {
-  if (absl::IsResourceExhausted(read)) return Outcome::kNoMemory;
-  return absl::IsUnavailable(read) ? Outcome::kUnread : Outcome::kDamaged;
-}
-
 }  // namespace
 
 absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
@@ -123,6 +90,11 @@ absl::Status PageLoader::PrepareZeros(uint64_t page_bytes) {
   if (!zeros.ok()) return zeros.status();
   zeros_.emplace(*std::move(zeros));
   return absl::OkStatus();
+}
+
+absl::Status PageLoader::RefusedError(const RamBlock& block, uint64_t page) {
+  return absl::InternalError(absl::StrCat("block \"", block.idstr(), "\", page ", page,
+                                          ": the kernel refuses to install it"));
 }
 
 Outcome PageLoader::LoadFaulted(RamBlock& block, uint64_t page, PageBuffer& buffer,
@@ -245,88 +217,11 @@ void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
     if (read.ok()) {
       InstallAhead(block, one, content, extra_counter);
     } else {
-      NoteUnread(read);
+      parts_.stats.NoteUnread(read);
     }
   }
 }
 
-void PageLoader::NoteUnread(const absl::Status& read) const {
-  if (absl::IsResourceExhausted(read)) return Count(parts_.stats.no_memory, 1);
-  Count(parts_.stats.read_retries, 1);
-  parts_.stats.NoteUnread(read);
-}
-
-void PageLoader::LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& failing) {
-  uint8_t* const content = buffer.first(block.page_size()).data();
-  PageRun lost{0, 0};
-  absl::Status why_lost;  // of the first page of the run
-  uint64_t tell_by_ns = 0;
-  failing.BeginLook(MonotonicNs());
-  for (PageRun part = block.FindPending(0, block.pages()); part.count > 0 && !quit_;
-       part = block.FindPending(part.first + 1, block.pages())) {
-    const uint64_t page = part.first;
-    if (lost.count > 0 && (lost.end() != page || lost.count == kMaxLostRun)) {
-      LoseRun(block, std::exchange(lost, {}), why_lost, tell_by_ns);
-    }
-    absl::Status why = ReadRun(parts_.demand, block, {page, 1}, content);
-    Outcome outcome;
-    if (why.ok()) {
-      outcome = InstallAhead(block, {page, 1}, content);
-      if (!block.pending(page)) continue;
-      why = RefusedError(block, page);
-    } else {
-      outcome = OutcomeOf(why);
-      NoteUnread(why);
-    }
-    if (!failing.NoteAndTell(page, outcome)) continue;
-    if (lost.count == 0) {
-      lost.first = page;
-      why_lost = std::move(why);
-    }
-    ++lost.count;
-  }
-  LoseRun(block, lost, why_lost, tell_by_ns);
-}
-
-// What is still pending of it: until here, a fault on one of its pages is served as any other.
-void PageLoader::LoseRun(RamBlock& block, PageRun run, const absl::Status& why,
-                         uint64_t& tell_by_ns) {
-  const Trip trip(*this);
-  for (PageRun part = block.FindPending(run.first, run.end()); part.count > 0;
-       part = block.FindPending(part.end(), run.end())) {
-    part.count = block.Claim(part);
-    if (part.count > 0) {
-      LoseClaimed(block, part, why, tell_by_ns);
-    } else {
-      part.count = 1;  // a fault was faster
-    }
-  }
-}
-
-// REQUIRES: the run is claimed by the caller.
-void PageLoader::LoseClaimed(RamBlock& block, PageRun run, const absl::Status& why,
-                             uint64_t& tell_by_ns) {
-  const std::string more =
-      run.count > 1 ? absl::StrCat("; pages ", run.first, " to ", run.end() - 1, " alike") : "";
-  if (Lose(block, run, absl::Status(why.code(), absl::StrCat(why.message(), more))) !=
-      Outcome::kLost) {
-    return;
-  }
-  const uint64_t errors = parts_.stats.error_count();
-  if (tell_by_ns == 0) tell_by_ns = MonotonicNs() + kMaxTellingNs;
-  Backoff backoff;
-  while (!parts_.stats.told(errors) && MonotonicNs() < tell_by_ns && !quit_) backoff.Sleep();
-  for (uint64_t page = run.first; page < run.end(); ++page) {
-    Outcome outcome = GiveUp(block, page);
-    while (!quit_ && (outcome == Outcome::kAgain || outcome == Outcome::kNoMemory)) {
-      backoff.Sleep();
-      outcome = GiveUp(block, page);
-    }
-  }
-}
-
-// `content` is that of the whole run. The outcome is that of its last page, or of the first that
-// has stopped it.
 Outcome PageLoader::InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
                                  std::atomic<uint64_t>* extra_counter) {
   const uint64_t most_pages = std::max<uint64_t>(1, kMaxInstallBytes / block.page_size());
@@ -418,7 +313,6 @@ Installed PageLoader::InstallZero(const RamBlock& block, uint64_t page) const {
   return parts_.uffd.Continue(addr, block.page_size());
 }
 
-// REQUIRES: the run is claimed by the caller.
 Outcome PageLoader::Lose(const RamBlock& block, PageRun run, const absl::Status& why) {
   bool wanted = false;
   {
@@ -441,7 +335,6 @@ Outcome PageLoader::Lose(const RamBlock& block, PageRun run, const absl::Status&
   return Outcome::kLost;
 }
 
-// REQUIRES: the page is claimed by the caller, and its outcome was kLost.
 Outcome PageLoader::GiveUp(RamBlock& block, uint64_t page) {
   const Trip trip(*this);
   InstallResult result = InstallResult::kDone;

@@ -59,11 +59,12 @@ class PageLoader {
   // kAgain and kNoMemory: it stays claimed, ask again soon.
   Outcome GiveUp(RamBlock& block, uint64_t page);
 
-  // Brings what is pending in the block, for a caller who cannot go on without it. What cannot be
-  // read stays pending until `failing`, which is of this block, tells that it is lost; then it is
-  // given up, as soon as the reason is told, or kMaxTellingNs after the first reason of the call.
-  // `buffer` holds a page.
-  void LoadAwaited(RamBlock& block, PageBuffer& buffer, FailingPages& failing);
+  // For a thread that no longer waits for `run`, which it has claimed: counts its pages as lost and
+  // notes the reason. kLost: it is to call GiveUp() for each; kReceived: all were discarded
+  // meanwhile; kFailed: they cannot be poisoned, and the VM is being stopped.
+  Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
+  // Why a page is lost that was read and could not be installed.
+  static absl::Status RefusedError(const RamBlock& block, uint64_t page);
 
   // LoadFaulted() will ask for the page soon: lets the disk begin, if it is pending.
   void PrefetchFaulted(const RamBlock& block, uint64_t page) const;
@@ -77,7 +78,7 @@ class PageLoader {
   void LoadAhead(RamBlock& block, PageRun run, PageBuffer& buffer,
                  std::atomic<uint64_t>* extra_counter = nullptr, bool short_of_memory = false);
 
-  // For WindowTrip, which reads much at once.
+  // For those that stand above it, WindowTrip and LoadFinisher.
   // Installs `content`, which is that of all of `run`, where it is pending. The outcome is that of
   // the last page, or of the first that has stopped it.
   Outcome InstallAhead(RamBlock& block, PageRun run, const uint8_t* content,
@@ -119,10 +120,6 @@ class PageLoader {
   Outcome InstallFaulted(RamBlock& block, uint64_t page, const uint8_t* content,
                          const FailingSince& failing);
   Outcome InstallZeroAgain(RamBlock& block, uint64_t page);
-  void NoteUnread(const absl::Status& read) const;
-  Outcome Lose(const RamBlock& block, PageRun run, const absl::Status& why);
-  void LoseRun(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
-  void LoseClaimed(RamBlock& block, PageRun run, const absl::Status& why, uint64_t& tell_by_ns);
   Outcome StopVm(const absl::Status& why);
   Installed InstallContent(const RamBlock& block, PageRun run, const uint8_t* content) const;
   Installed InstallZero(const RamBlock& block, uint64_t page) const;

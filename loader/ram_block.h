@@ -31,7 +31,7 @@ namespace ramjet {
 //      0       0     pending: a fault claims and loads it
 //      1       0     in flight: a fault here is left to the claimant's wake
 //      1       1     received: a fault here is stale, or the page was discarded since
-//      0       1     being discarded: who claims it finds nothing to install
+//      0       1     being discarded: a claimant finds nothing to install
 //
 // Threads: every method may be called concurrently. What keeps installs and discards of one page
 // apart is InstallGate: the methods marked (gate) are called inside it, Discard() while it is

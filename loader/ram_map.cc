@@ -49,4 +49,13 @@ RamBlock* RamMap::Search(uintptr_t addr) const {
   return found;
 }
 
+uint64_t RamMap::MissingPages() const {
+  uint64_t missing = 0;
+  for (const RamBlock* block = FindFrom(0); block != nullptr;
+       block = FindFrom(block->host() + block->length())) {
+    missing += block->remaining_pages();
+  }
+  return missing;
+}
+
 }  // namespace ramjet

@@ -30,6 +30,9 @@ class RamMap {
   // The first block that ends behind `addr`, or nullptr.
   RamBlock* FindFrom(uintptr_t addr) const;
 
+  // That have not arrived, of all blocks together.
+  uint64_t MissingPages() const;
+
   size_t size() const { return size_.load(std::memory_order_acquire); }
 
  private:

@@ -160,16 +160,16 @@ enum ramjet_on_unreadable {
   RAMJET_STOP_VM = 1
 };
 
-/* A flag: serve no page faults. For who may not, and only reads blocks and devices; nothing can be
- * attached. */
+/* A flag: serve no page faults. For a process that may not, and only reads blocks and devices.
+ * Nothing can be attached. */
 #define RAMJET_NOT_LAZY 1u
 
 /* A flag: note which pages are touched, for ramjet_save_working_set(). Takes 8 bytes a page. */
 #define RAMJET_RECORD 2u
 
-/* A flag: who touches a page gets it alone, never the huge page around it. Without this flag, once
- * ramjet_start_eager() was called and if there is no eager_rate, an untouched huge page of which
- * the page cache has all content comes whole: 0.3 to 0.5 ms, not 0.02, for its first page,
+/* A flag: a thread that touches a page gets it alone, never the huge page around it. Without this
+ * flag, once ramjet_start_eager() was called and if there is no eager_rate, an untouched huge page
+ * of which the page cache has all content comes whole: 0.3 to 0.5 ms, not 0.02, for its first page,
  * nothing for the next 511. So it does from a fast disk, in about 1 ms, once 16 pages had to come
  * alone. For guests to which the longest wait matters more than their sum. */
 #define RAMJET_SINGLE_PAGES 4u
@@ -378,9 +378,9 @@ RAMJET_API int ramjet_load_devices(const ramjet_load *load,
 
 /* For a state that does not come from the snapshot but, say, through several connections: buffers 0
  * to count - 1 that several threads, the producers, put in whatever order. One consumer gets them
- * in theirs. Those that are early are copied to a queue of limited size; who would exceed it waits.
- * The next one in order never waits, and goes straight from the producer's memory to the consumer,
- * so the limit is never exceeded. Each producer
+ * in theirs. Those that are early are copied to a queue of limited size; a producer that would
+ * exceed it waits. The next one in order never waits, and goes straight from the producer's memory
+ * to the consumer, so the limit is never exceeded. Each producer
  *
  *     ramjet_buffers_put(buffers, index, bytes, length);  // for what it has, then once
  *     ramjet_buffers_end(buffers);
@@ -412,9 +412,9 @@ struct ramjet_buffers_options {
   int (*consume)(void *opaque, uint64_t index, const void *bytes, uint64_t length);
   void *opaque;
   /* Those of another device, or NULL. The queues of all that are opened with the same one, and its
-   * own, together take no more than its queue_bytes: who would exceed that waits, too. -ENOMEM:
-   * also if all that take some of it wait with buffers that are too early. No thread may put to two
-   * of them, for one that waits at the first could have what the second lacks. */
+   * own, together take no more than its queue_bytes: a producer that would exceed that waits, too.
+   * -ENOMEM: also if all that take some of it wait with buffers that are too early. No thread may
+   * put to two of them, for one that waits at the first could have what the second lacks. */
   const ramjet_buffers *queue_with;
 };
 #define RAMJET_BUFFERS_OPTIONS_INIT \

@@ -1,4 +1,4 @@
-// All of a block, read at once: the way of who serves no page faults.
+// All of a block, read at once: for a process that serves no page faults.
 #ifndef RAMJET_LOADER_READ_BLOCK_H_
 #define RAMJET_LOADER_READ_BLOCK_H_
 

@@ -2,17 +2,15 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "loader/outcome.h"
+#include "loader/load_finisher.h"
 #include "loader/page_buffer.h"
 #include "loader/read_block.h"
 #include "loader/replace_file.h"
 #include "loader/thread.h"
-#include "loader/window_loader.h"
 #include "loader/working_set.h"
 #include "mappedram/snapshot_digest.h"
 #include "uffd/mappings.h"
@@ -311,7 +309,7 @@ void SnapshotLoader::Discard(uintptr_t start, uintptr_t end) {
 
 // Without mu_, which Abandon() holds until the read in hand has ended: who waits learns of it at
 // once.
-bool SnapshotLoader::complete() const { return MissingPages() == 0; }
+bool SnapshotLoader::complete() const { return map_.MissingPages() == 0; }
 
 absl::Status SnapshotLoader::Wait(absl::Duration timeout) {
   return WaitUntil(DeadlineNs(timeout), false);
@@ -348,7 +346,15 @@ absl::Status SnapshotLoader::Finish() {
   if (abandoned_.load() || complete()) return Wait();
   (void)Hurry();  // where no thread can be had, this one has to do
   if (BeginFinishing()) {
-    LoadWhatIsLeft();
+    LoadFinisher({.loader = *loader_,
+                  .window_trip = *window_trip_,
+                  .queue = eager_queue_,
+                  .huge_pages = huge_pages_,
+                  .map = map_,
+                  .vm_stop = *vm_stop_,
+                  .progress = progress_,
+                  .stats = stats_})
+        .Run();
     absl::MutexLock lock(&finishing_mu_);
     --finishing_;
   }
@@ -362,37 +368,6 @@ bool SnapshotLoader::BeginFinishing() {
   absl::MutexLock count(&finishing_mu_);
   ++finishing_;
   return true;
-}
-
-// Returns when everything is there, or the load has ended in another way. Other threads may have
-// claimed the rest, or the disk may not give it: then it is looked for again and again.
-void SnapshotLoader::LoadWhatIsLeft() {
-  constexpr uint64_t kPauseNs = 2'000'000;
-  WindowLoader windows(*loader_, *window_trip_, eager_queue_, huge_pages_, stats_);
-  std::map<size_t, FailingPages> failing;  // by the block's index
-  while (!complete() && !vm_stop_->stopped() && !loader_->quitting()) {
-    const uint32_t moments = progress_.moments();
-    while (std::optional<EagerQueue::Window> window = eager_queue_.TryNext()) {
-      windows.LoadWindow(*std::move(window));
-    }
-    while (windows.any_begun()) windows.EndOldest();
-    for (RamBlock* block = map_.FindFrom(0); block != nullptr;
-         block = map_.FindFrom(block->host() + block->length())) {
-      FailingPages& pages = failing.try_emplace(block->index(), block->pages()).first->second;
-      if (pages.pages() != block->pages()) pages = FailingPages(block->pages());
-      windows.LoadAwaited(*block, pages);
-    }
-    (void)progress_.AwaitNext(moments, MonotonicNs() + kPauseNs);
-  }
-}
-
-uint64_t SnapshotLoader::MissingPages() const {
-  uint64_t missing = 0;
-  for (const RamBlock* block = map_.FindFrom(0); block != nullptr;
-       block = map_.FindFrom(block->host() + block->length())) {
-    missing += block->remaining_pages();
-  }
-  return missing;
 }
 
 absl::Status SnapshotLoader::Detach() {

@@ -137,9 +137,9 @@ class SnapshotLoader {
   absl::Status ReadUnattached(size_t block, absl::Span<uint8_t> to) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they
-  // are touched. From now on who touches a page gets the huge page around it, too, where one is
-  // wanted (Options::whole_windows): so not before the guest is about to run, for what is touched
-  // here and there while devices are restored comes sooner by itself.
+  // are touched. From now on a thread that touches a page gets the huge page around it, too, where
+  // one is wanted (Options::whole_windows): so not before the guest is about to run, for what is
+  // touched here and there while devices are restored comes sooner by itself.
   //
   // From now on, or from the first Wait() on, a read lease keeps others from writing to the
   // snapshot until Detach() or Abandon(), where one can be had (SnapshotLease). Whoever tries waits
@@ -194,8 +194,8 @@ class SnapshotLoader {
   void Collapse() ABSL_LOCKS_EXCLUDED(mu_);
 
   // For a guest that will never run again: ends the load as it stands. Memory of incomplete blocks
-  // becomes inaccessible, since it would read as zeros, and who sleeps there wakes to a SIGSEGV.
-  // Takes no longer than a few reads. Nothing of it may be unmapped at the same time.
+  // becomes inaccessible, since it would read as zeros, and a thread that sleeps there wakes to a
+  // SIGSEGV. Takes no longer than a few reads. Nothing of it may be unmapped at the same time.
   void Abandon() ABSL_LOCKS_EXCLUDED(mu_);
 
   const Snapshot& snapshot() const { return *snapshot_; }
@@ -219,8 +219,6 @@ class SnapshotLoader {
   void StartRecord();
   absl::Status WaitUntil(uint64_t deadline_ns, bool or_error);
   bool BeginFinishing() ABSL_LOCKS_EXCLUDED(mu_);
-  void LoadWhatIsLeft();
-  uint64_t MissingPages() const;
   void StartLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void LoadWithoutLease(const absl::Status& why);
   void LoadBeforeOverwritten();
@@ -256,7 +254,7 @@ class SnapshotLoader {
   std::vector<HugePagesOff> huge_pages_off_ ABSL_GUARDED_BY(mu_);
   uint64_t ended_cpu_ns_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Mutex finishing_mu_ ABSL_ACQUIRED_AFTER(mu_);
-  int finishing_ ABSL_GUARDED_BY(finishing_mu_) = 0;  // threads in LoadWhatIsLeft()
+  int finishing_ ABSL_GUARDED_BY(finishing_mu_) = 0;  // threads in a LoadFinisher
 
   // From here on the order is that of dependence: threads end before what they use, and the
   // descriptor closes only after Detach() has unregistered everything.

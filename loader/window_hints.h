@@ -14,7 +14,7 @@
 
 namespace ramjet {
 
-// The last few windows that were touched, kept for who loads ahead. An old hint gives way to
+// The last few windows that were touched, for the threads that load ahead. An old hint gives way to
 // a newer one, for that is the more important.
 //
 // Threads: one gives hints, any number take them. Takes no lock.

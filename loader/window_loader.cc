@@ -97,11 +97,6 @@ void WindowLoader::LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>*
   PutBackUnread(block, run);
 }
 
-void WindowLoader::LoadAwaited(RamBlock& block, FailingPages& failing) {
-  if (block.remaining_pages() == 0 || !HaveBuffer(block.page_size())) return;
-  loader_.LoadAwaited(block, *buffer_, failing);
-}
-
 // What could not be had comes in a later round.
 void WindowLoader::PutBackUnread(const RamBlock& block, PageRun run) {
   const PageRun unread = block.FindPending(run.first, run.end());

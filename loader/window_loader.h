@@ -12,7 +12,6 @@
 #include "loader/eager_queue.h"
 #include "loader/huge_page_policy.h"
 #include "loader/load_stats.h"
-#include "loader/outcome.h"
 #include "loader/page_buffer.h"
 #include "loader/page_loader.h"
 #include "loader/ram_block.h"
@@ -56,9 +55,6 @@ class WindowLoader {
   // What is pending in `run`, of any length, with what lies between if that is quicker. It is
   // counted in `extra_counter`, too, if that is given.
   void LoadRuns(RamBlock& block, PageRun run, std::atomic<uint64_t>* extra_counter = nullptr);
-
-  // PageLoader::LoadAwaited() for all of the block.
-  void LoadAwaited(RamBlock& block, FailingPages& failing);
 
  private:
   // Of reads_, with the memory that it reads to.

@@ -1,5 +1,5 @@
-// Windows that somebody waits for, on their way from the thread that serves faults to whoever gets
-// to them first.
+// Claimed windows that vCPUs wait for. While the fault thread loads one, eager threads may take the
+// others.
 #ifndef RAMJET_LOADER_WINDOW_OFFERS_H_
 #define RAMJET_LOADER_WINDOW_OFFERS_H_
 
@@ -15,16 +15,16 @@
 
 namespace ramjet {
 
-// A claimed window, and who waits for it.
+// A claimed window, and the page for which a thread waits.
 struct WaitedWindow {
   ClaimedWindow window;
   uint64_t page;     // that somebody sleeps on, and that has content
   uint64_t read_ns;  // when the event of that was read, by MonotonicNs()
 };
 
-// A few windows, for as long as the batch of faults is served that they come from: of several vCPUs
-// each would wait for the windows of all before it, while threads that load ahead bring others that
-// nobody waits for.
+// Holds the windows of one batch of faults until that is served. Without it each of several vCPUs
+// would wait for the windows of all before it, while eager threads load others that nobody waits
+// for.
 //
 // Threads: one offers, any number take. Takes no lock and allocates nothing.
 class WindowOffers {
@@ -66,7 +66,7 @@ class WindowOffers {
   enum class State : uint8_t { kEmpty, kOffered, kInHand };
   struct Slot {
     std::atomic<State> state{State::kEmpty};
-    std::optional<WaitedWindow> waited;  // of whoever has brought the state about
+    std::optional<WaitedWindow> waited;  // belongs to the thread that has set the state
 
     bool Begin() {
       State offered = State::kOffered;

@@ -22,14 +22,14 @@ bool WindowTrip::TouchInTurn(HugeStaging& staging) const {
 }
 
 void WindowTrip::LoadAhead(RamBlock& block, PageRun run, HugeStaging& staging,
-                               std::atomic<uint64_t>* extra_counter) {
+                           std::atomic<uint64_t>* extra_counter) {
   staging.PlaceFor(block.AddrOf(run.first));
   const absl::Status read = ReadStored(parts_.bulk, block, run, staging.memory().data());
   InstallAhead(block, run, read, staging, extra_counter);
 }
 
 bool WindowTrip::BeginAhead(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
-                                size_t slot) const {
+                            size_t slot) const {
   const RamBlock& block = *queued.block;
   staging.PlaceFor(block.AddrOf(queued.run.first));
   if (!staging.placed()) return false;
@@ -39,7 +39,7 @@ bool WindowTrip::BeginAhead(const QueuedRun& queued, HugeStaging& staging, ReadQ
 }
 
 void WindowTrip::EndAhead(const QueuedRun& queued, HugeStaging& staging, ReadQueue& queue,
-                              size_t slot) {
+                          size_t slot) {
   const RamBlock& block = *queued.block;
   const auto content = staging.memory().subspan(
       queued.request.offset - block.BytesOf(queued.run.first), queued.request.length);
@@ -47,11 +47,11 @@ void WindowTrip::EndAhead(const QueuedRun& queued, HugeStaging& staging, ReadQue
       parts_.bulk.EndRead(queue, slot, block.index(), queued.request.offset, content);
   if (read.ok()) ZeroGaps(block, queued.run, queued.request, content.data());
   InstallAhead(*queued.block, queued.run, read, staging,
-                   read.ok() ? &parts_.stats.queued : nullptr);
+               read.ok() ? &parts_.stats.queued : nullptr);
 }
 
 void WindowTrip::InstallAhead(RamBlock& block, PageRun run, const absl::Status& read,
-                                  HugeStaging& staging, std::atomic<uint64_t>* extra_counter) {
+                              HugeStaging& staging, std::atomic<uint64_t>* extra_counter) {
   uint8_t* const content = staging.memory().data();
   if (!read.ok()) {
     pages_.LoadSingly(block, run, content, extra_counter);
@@ -99,7 +99,7 @@ void WindowTrip::GiveBack(RamBlock& block, PageRun run) {
 }
 
 void WindowTrip::LoadAhead(ClaimedWindow window, HugeStaging& staging,
-                               std::atomic<uint64_t>* extra_counter) {
+                           std::atomic<uint64_t>* extra_counter) {
   RamBlock& block = *window.block_;
   const PageRun run = window.run_;
   uint8_t* const content = staging.memory().data();
@@ -115,7 +115,7 @@ void WindowTrip::LoadAhead(ClaimedWindow window, HugeStaging& staging,
 }
 
 WindowOutcome WindowTrip::LoadFaulted(RamBlock& block, PageRun run, uint64_t page,
-                                              HugeStaging& staging, bool even_from_disk) {
+                                      HugeStaging& staging, bool even_from_disk) {
   if (block.AnyClaimed(run)) return WindowOutcome::kNotCached;
   const bool cached = IsCached(block, run);
   if (!cached && !even_from_disk) return WindowOutcome::kNotCached;
@@ -133,11 +133,11 @@ WindowOutcome WindowTrip::LoadFaulted(RamBlock& block, PageRun run, uint64_t pag
       cached ? ReadStored(parts_.demand, block, run, content, &PageSource::ReadCached)
              : ReadStored(parts_.demand_bulk, block, run, content);
   return InstallFaulted(*std::move(window), read, staging,
-                            {.faulted = block.nonzero(page) ? 1u : 0});
+                        {.faulted = block.nonzero(page) ? 1u : 0});
 }
 
 WindowOutcome WindowTrip::LoadFaulted(ClaimedWindow window, HugeStaging& staging,
-                                              const MoveCounts& counts) {
+                                      const MoveCounts& counts) {
   staging.PlaceFor(window.block().AddrOf(window.run().first));
   if (!staging.placed()) return WindowOutcome::kReleased;
   absl::Status read = absl::ResourceExhaustedError("");  // nobody sees it
@@ -149,7 +149,7 @@ WindowOutcome WindowTrip::LoadFaulted(ClaimedWindow window, HugeStaging& staging
 }
 
 WindowOutcome WindowTrip::InstallFaulted(ClaimedWindow window, const absl::Status& read,
-                                                 HugeStaging& staging, const MoveCounts& counts) {
+                                         HugeStaging& staging, const MoveCounts& counts) {
   const uint64_t pages = window.run().count;
   Moved moved;
   if (read.ok()) {
@@ -166,7 +166,7 @@ WindowOutcome WindowTrip::InstallFaulted(ClaimedWindow window, const absl::Statu
 }
 
 WindowTrip::Moved WindowTrip::Move(ClaimedWindow window, HugeStaging& staging,
-                                         const MoveCounts& counts) {
+                                   const MoveCounts& counts) {
   window.trip_ = nullptr;  // what does not move, MoveClaimed() gives back
   Moved moved;
   {
@@ -184,7 +184,8 @@ void WindowTrip::InstallUnmoved(RamBlock& block, PageRun run, const Moved& moved
   if (moved.completed) parts_.progress.Note();
   if (moved.pages == run.count) return;
   const PageRun rest{run.first + moved.pages, run.count - moved.pages};
-  pages_.InstallAhead(block, rest, staging.memory().data() + block.BytesOf(moved.pages), extra_counter);
+  pages_.InstallAhead(block, rest, staging.memory().data() + block.BytesOf(moved.pages),
+                      extra_counter);
   staging.Renew();
 }
 

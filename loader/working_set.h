@@ -67,10 +67,11 @@ std::string EncodeWorkingSet(const WorkingSet& set);
 
 // Takes any bytes: what it allocates is no more than 64 times their number. InvalidArgument: they
 // are no working set, or one of a later version; DataLoss: a damaged one. That a page stands twice
-// in it is not noticed, for who loads them does not mind.
+// in it is not noticed, because loading does not mind.
 absl::StatusOr<WorkingSet> DecodeWorkingSet(absl::string_view bytes);
 
-// For who counts pages: DataLoss if one stands twice in the set. Takes longer than to decode it.
+// For a caller that counts pages: DataLoss if one stands twice in the set. Takes longer than to
+// decode it.
 absl::Status CheckDisjoint(const WorkingSet& set);
 
 // Decodes the file `path`; the message names it. Also fails where it cannot be read, or is larger

@@ -64,8 +64,8 @@ class WorkingSetThread {
   // for others. Not once the thread is being destroyed.
   void Add(RamBlock& block, std::function<void()> loaded) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The guest runs by now, so the disk need not be spared for whoever resumes it; and all the rest
-  // is to be loaded, too.
+  // The guest runs by now, so the disk need not be spared for the thread that resumes it; and all
+  // the rest is to be loaded, too.
   void Hurry() ABSL_LOCKS_EXCLUDED(mu_);
 
   uint64_t cpu_ns() const { return thread_->cpu_ns(); }

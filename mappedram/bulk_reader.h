@@ -15,7 +15,7 @@ namespace ramjet {
 enum class DirectReads {
   kAuto,    // what is in the page cache comes from there, all else straight from the disk
   kAlways,  // straight from the disk, wherever the file system can
-  kNever,   // through the page cache, which then holds the file for whoever loads it next
+  kNever,   // through the page cache, which then holds the file for the next load
 };
 
 // A second way into an open file: with O_DIRECT a read of 2 MiB is one request, goes to where it is

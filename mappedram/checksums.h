@@ -43,8 +43,8 @@ namespace ramjet {
 
 // Threads: a value like any other.
 struct Checksums {
-  // Small, for who needs one page reads all of its run; a sum for 64 KiB is still a file of 0.006
-  // %.
+  // Small, because a reader that needs one page reads all of its run. A sum for 64 KiB is still a
+  // file of 0.006 %.
   static constexpr uint64_t kPagesPerRun = 16;
   static constexpr uint64_t kMaxPagesPerRun = 512;
 
@@ -91,8 +91,8 @@ absl::Status StageChecksums(const Checksums& checksums, const NewFile& file);
 absl::StatusOr<Checksums> ComputeChecksums(const Snapshot& snapshot, unsigned threads = 0,
                                            const std::function<bool()>& cancelled = nullptr);
 
-// The same of sums that are known: `crcs` of each block have one of every run, whatever it is of
-// those without pages.
+// As ComputeChecksums(), from sums already known: crcs[block][run]. Entries of runs without pages
+// are ignored.
 absl::StatusOr<Checksums> AssembleChecksums(const Snapshot& snapshot,
                                             absl::Span<const std::vector<uint32_t>> crcs);
 

@@ -51,7 +51,7 @@ class File {
   absl::Status ReadCachedAt(uint64_t offset, absl::Span<uint8_t> buffer) const;
 
   // From now on the kernel reads what it is asked for and no more. Its readahead, up to 8 MiB for a
-  // page, would make who reads a single page wait for what nobody may want.
+  // page, would make a reader of a single page wait for what nobody may want.
   void AdviseRandom() const;
 
   // [offset, offset + length) will be read soon: the kernel begins to.

@@ -52,7 +52,7 @@ class FileWatch {
 
   const uint64_t size_;
 
-  // Written under mu_. relaxed: who reads an old value takes the lock, and sees the new one.
+  // Written under mu_. relaxed: a reader of an old value takes the lock, and sees the new one.
   std::atomic<int64_t> modified_ns_;
   std::atomic<int64_t> changed_ns_;       // attributes, too; nobody can set this one
   std::atomic<bool> look_closer_{false};  // even if size and times are the same

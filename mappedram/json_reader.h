@@ -15,7 +15,7 @@
 
 namespace ramjet {
 
-// A strict reader of one JSON text (RFC 8259), for those who know what they are looking for:
+// A strict reader of one JSON text (RFC 8259), for a caller that knows what it is looking for:
 //
 //   json.EnterObject();
 //   for (std::string key; json.NextMember(&key);) {

@@ -86,7 +86,7 @@ class NewFile {
   bool temporary_there_ = false;
   int fd_ = -1;
   int direct_fd_ = -1;  // of the same file; -1: no direct writes
-  // RLIMIT_FSIZE: the kernel would send SIGXFSZ to who writes beyond it.
+  // RLIMIT_FSIZE: the kernel would send SIGXFSZ to a thread that writes beyond it.
   uint64_t limit_bytes_ = RLIM_INFINITY;
 };
 

@@ -26,9 +26,9 @@ struct PageRun {
 // cost a page each.
 //
 // Threads: every method but the moves may be called concurrently. A bit changes atomically, as does
-// a whole word; a longer range does not: readers may see part of it.
-// Memory order: setting a bit releases and seeing it set acquires, so what preceded the setting is
-// visible to whoever sees the bit.
+// a whole word; a longer range does not: readers may see part of it. Memory order: setting a bit
+// releases and seeing it set acquires, so what preceded the setting is visible to a thread that
+// sees the bit.
 class PageBitmap {
  public:
   static constexpr uint64_t kPagesPerWord = 64;

@@ -61,9 +61,9 @@ class PageSource {
     (void)block, (void)offset, (void)length;
   }
 
-  // How many of these bytes are in memory already, in whole pages of the host, so that who reads
-  // them waits for no disk, as far as is known. Of no use to who reads only a little: it costs
-  // about as much as to read a page. REQUIRES: they lie inside the block.
+  // How many of these bytes are in memory already, in whole pages of the host, so that a reader
+  // waits for no disk, as far as is known. Of no use before reading only a little: it costs about
+  // as much as to read a page. REQUIRES: they lie inside the block.
   virtual uint64_t CachedBytes(size_t block, uint64_t offset, uint64_t length) const {
     (void)block, (void)offset, (void)length;
     return 0;

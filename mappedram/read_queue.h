@@ -34,7 +34,7 @@ class ReadQueue {
   // it, as in many containers, or is short of memory. REQUIRES: nothing is under way in `slot`.
   bool Begin(size_t slot, int fd, uint64_t offset, absl::Span<uint8_t> buffer);
 
-  // How many bytes were read; 0, too, after an error, which who reads them again learns: nothing
+  // How many bytes were read; 0, too, after an error, which the next reader of them learns: nothing
   // begins any more. REQUIRES: something is under way in `slot`.
   uint64_t Await(size_t slot);
 

@@ -50,8 +50,8 @@ class Snapshot : public PageSource {
   // Which pages of block number `block` are in the file. REQUIRES: not taken yet.
   const PageBitmap& nonzero(size_t block) const { return nonzero_[block]; }
 
-  // Hands over the bitmap of nonzero pages of block number `block` to the one who loads it; once
-  // for each block.
+  // Hands over the bitmap of nonzero pages of block number `block` to the one loader; once for each
+  // block.
   PageBitmap TakeNonzero(size_t block);
 
   // PageSource. Also notices that the file was truncated or overwritten since Open() (being
@@ -60,10 +60,10 @@ class Snapshot : public PageSource {
   absl::Status ReadPages(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   absl::Status ReadCached(size_t block, uint64_t offset, absl::Span<uint8_t> buffer) const override;
   void Prefetch(size_t block, uint64_t offset, uint64_t length) const override;
-  // The same pages for who reads many of them at once: see BulkReader. REQUIRES: OpenBulk().
+  // The same pages, for reading many of them at once: see BulkReader. REQUIRES: OpenBulk().
   const PageSource& bulk() const { return bulk_; }
-  // Before bulk() is read from, by the one who loads or reads all of it. False: another has done so
-  // before, whose reads would be disturbed; this object is one reader's alone.
+  // To be called before bulk() is read from. False: another loader or reader has called it, whose
+  // reads would be disturbed; this object is one's alone.
   [[nodiscard]] bool OpenBulk(DirectReads direct);
 
  private:

@@ -47,8 +47,8 @@ struct SnapshotDescription {
   std::vector<std::string> capabilities;
   std::vector<SnapshotBlock> blocks;
   std::vector<DeviceSection> devices;
-  uint64_t eof_offset =
-      0;  // of the EOF record: whoever has read past it has the whole device state; 0 if incomplete
+  // Of the EOF record: a reader that has got past it has the whole device state. 0 if incomplete.
+  uint64_t eof_offset = 0;
   // OK, or why the file, well-formed as far as it goes, cannot be loaded: its save was interrupted
   // or it was cut off.
   absl::Status complete;

@@ -54,7 +54,8 @@ class SnapshotWriter {
     ZeroDetection zero_detection = ZeroDetection::kAllThreads;
     // Pages go past the page cache where the file system and the sources' addresses allow it.
     bool direct = false;
-    // Off: the file is whole for whoever opens it, but may not outlive a crash of the machine.
+    // Off: the file is whole for every process that opens it, but may not outlive a crash of the
+    // machine.
     bool sync = true;
     // Where checksums of what is written go (checksums.h), which then are there with the file or
     // not at all; empty: there are none. Needs `check`.

@@ -14,7 +14,7 @@ namespace ramjet::soak {
 // A guest thread, with what it needs for system calls.
 class Guest {
  public:
-  // `doing` is kept up to date for who watches.
+  // `doing` is kept up to date for the watching thread.
   Guest(Vm& vm, unsigned number, uint64_t seed, Doing& doing);
   ~Guest();
   Guest(const Guest&) = delete;

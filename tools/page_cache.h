@@ -16,9 +16,9 @@ enum class CacheState { kWarm, kCold };
 // the machine alone. FailedPrecondition if mincore(2) finds that it has not worked.
 absl::Status SetCacheState(const std::string& path, CacheState state);
 
-// Touches and frees up to `bytes` (never more than half of what is free). In a virtual
-// machine the first touch of memory that the hypervisor has not backed yet can be ten times slower
-// than the second, and would be charged to whoever comes first.
+// Touches and frees up to `bytes` (never more than half of what is free). In a virtual machine the
+// first touch of memory that the hypervisor has not backed yet can be ten times slower than the
+// second, and would be charged to the contestant that comes first.
 void WarmHostMemory(uint64_t bytes = uint64_t{2} << 30);
 
 }  // namespace ramjet

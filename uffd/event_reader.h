@@ -17,9 +17,9 @@ struct MissingFault {
   uintptr_t addr;
 };
 
-// [start, end) is being discarded (madvise), or was unmapped: whoever did it goes on, and drops the
-// pages, as soon as the event has been read. Until it has gone on, every install on the descriptor
-// answers kAgain.
+// [start, end) is being discarded (madvise), or was unmapped. The thread that does it goes on, and
+// drops the pages, as soon as the event has been read. Until it has gone on, every install on the
+// descriptor answers kAgain.
 struct RemoveEvent {
   uintptr_t start;
   uintptr_t end;

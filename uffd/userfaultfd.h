@@ -77,12 +77,13 @@ class Userfaultfd {
   int fd() const { return fd_; }
   const Features& features() const { return features_; }
 
-  // From the return on, whoever touches a missing page of [addr, addr + length) sleeps until it is
-  // installed; with `minor` also who touches a page that is in the page cache and not mapped here.
-  // FailedPrecondition: not anonymous, shared or hugetlb memory, or registered elsewhere.
+  // After the return, a thread that touches a missing page of [addr, addr + length) sleeps until it
+  // is installed; with `minor` also one that touches a page that is in the page cache and not
+  // mapped here. FailedPrecondition: not anonymous, shared or hugetlb memory, or registered
+  // elsewhere.
   absl::StatusOr<RangeAbilities> Register(uintptr_t addr, uint64_t length,
                                           bool minor = false) const;
-  // Wakes all who sleep there; pages still missing are the kernel's to fill from then on.
+  // Wakes all threads that sleep there; pages still missing are the kernel's to fill from then on.
   absl::Status Unregister(uintptr_t addr, uint64_t length) const;
 
   // None of these wakes anyone: the caller notes the arrival first and calls Wake() then.
@@ -98,8 +99,8 @@ class Userfaultfd {
   // features().poison.
   Installed Poison(uintptr_t addr, uint64_t length) const;
 
-  // Wakes all who sleep on a page of the range; those whose page is missing still come back as a
-  // new event.
+  // Wakes all threads that sleep on a page of the range; those whose page is missing still come
+  // back as a new event.
   void Wake(uintptr_t addr, uint64_t length) const;
 
  private:

@@ -24,8 +24,8 @@ namespace ramjet::bench {
 //   uffdio-move  UFFDIO_MOVE of huge pages (Linux 6.8)
 //   disk-direct  the snapshot's content by O_DIRECT, 2 MiB at a time, one read and several at once
 //   fill-direct  the same into fresh huge pages, 1 to 4 threads: what a load from a disk comes to
-//   thread-start           us: until who starts a thread goes on
-//   thread-wake            us: until who sleeps on the same processor goes on, or on another (2)
+//   thread-start           us: until the starter of a thread goes on
+//   thread-wake            us: until a sleeper on the same processor goes on, or on another (2)
 //   fault-loop-p50, -p99   us: a touch that a bare poll-read-pread-copy loop serves
 class Limits {
  public:

@@ -7,7 +7,7 @@
 //   ramjet-ws      the same, beginning with a recorded working set
 // and, for the figures of a single fault,
 //   ramjet-demand  only what is touched
-//   ramjet-pages   as ramjet, but who touches a page gets no more than that
+//   ramjet-pages   as ramjet, but a touch brings no more than its page
 //   fault-loop     one_page_loader.h without loading ahead
 #ifndef RAMJET_TOOLS_BENCH_VM_LOAD_H_
 #define RAMJET_TOOLS_BENCH_VM_LOAD_H_

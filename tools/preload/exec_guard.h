@@ -38,7 +38,7 @@ class ExecGuard {
 
   // --- loading ---
 
-  // Starts the guard's thread, and returns when that holds back whoever wants to exec. It runs
+  // Starts the guard's thread, and returns when that holds back threads that want to exec. It runs
   // `finish` if somebody waits for that, which has to load everything that is owed. It ends when
   // `finish` returns, or at Release().
   absl::Status Hold(std::function<void()> finish);

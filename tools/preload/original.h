@@ -16,7 +16,7 @@ class Original {
 
   template <typename... Args>
   auto operator()(Args... args) {
-    // relaxed: whoever finds nothing looks it up, and finds the same.
+    // relaxed: a thread that finds nothing looks it up, and finds the same.
     Function* const function = function_.load(std::memory_order_relaxed);
     return (function != nullptr ? function : Find())(args...);
   }

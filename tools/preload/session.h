@@ -150,7 +150,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Thread-safe themselves.
   std::atomic<int64_t> last_answer_ns_{0};  // SinceBegun()
   Moments stream_ended_;                    // one: it has
-  std::atomic<bool> stream_ending_{false};  // whoever sets it notes that moment
+  std::atomic<bool> stream_ending_{false};  // the thread that sets it notes that moment
   absl::Notification over_;
   std::shared_ptr<Session> keep_alive_;  // itself, until it is over
 
@@ -159,10 +159,10 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Mutex mu_;
   std::string fallback_ ABSL_GUARDED_BY(mu_);  // the first reason why something is not lazy
   bool record_written_ ABSL_GUARDED_BY(mu_) = false;
-  bool guarded_ ABSL_GUARDED_BY(mu_) = false;  // guard_ holds back whoever wants to exec
+  bool guarded_ ABSL_GUARDED_BY(mu_) = false;  // guard_ holds back a thread that wants to exec
   std::optional<absl::Duration> to_complete_ ABSL_GUARDED_BY(mu_);
 
-  // Set once, by the first lazy block, under mu_; read by whoever has seen a kLazy block.
+  // Set once, by the first lazy block, under mu_; read by threads that have seen a kLazy block.
   std::unique_ptr<SnapshotLoader> loader_;
   bool looked_around_ ABSL_GUARDED_BY(mu_) = false;  // at what else the process has open
   absl::Status loader_status_ ABSL_GUARDED_BY(mu_);  // why there is none, if one was wanted
