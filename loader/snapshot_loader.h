@@ -121,7 +121,7 @@ class SnapshotLoader {
                                                                 const PageSource* source = nullptr);
 
   // Finish(), and detaches: guest memory is never left with pages owed and nobody to bring them
-  // (invariant 7). If the VM had to be stopped, abandons it.
+  // (docs/design.md, promise 7). If the VM had to be stopped, abandons it.
   ~SnapshotLoader();
 
   // Makes the mapping that block's memory: whatever is there is dropped, and from the return on

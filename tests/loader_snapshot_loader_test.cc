@@ -1,4 +1,4 @@
-// Whole trips through the C++ face, on a real userfaultfd. Numbers in names are of design.md's
+// Whole trips through the C++ face, on a real userfaultfd. Numbers in names are of docs/design.md's
 // invariants.
 #include <fcntl.h>
 #include <sys/mman.h>

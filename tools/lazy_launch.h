@@ -14,7 +14,7 @@ namespace ramjet {
 // The `ramjet` command in the directory of this program's own executable.
 std::string RamjetBesideUs();
 
-// What stands before the emulator, so that statistics (design.md, schema ramjet.stats/1) go to
+// What stands before the emulator, so that statistics (docs/design.md, schema ramjet.stats/1) go to
 // `stats_path`.
 std::vector<std::string> RamjetRun(const std::string& ramjet, const std::string& stats_path);
 

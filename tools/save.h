@@ -28,8 +28,8 @@ struct SaveOptions {
 //
 // Returns the exit status: 0; or 1, with one line on stderr, and then there is no new file, nor
 // checksums of one, and what was there is untouched, or the line says that only the guest could not
-// be put back. Ctrl-C
-// and its kin cancel the save, and end this process when QEMU has confirmed that.
+// be put back. Ctrl-C and its kin cancel the save, and end this process when QEMU has confirmed
+// that.
 int RunSave(const SaveOptions& options);
 
 }  // namespace ramjet

@@ -37,11 +37,12 @@ struct RangeAbilities {
 // A descriptor for missing pages of this process's own memory. Closes itself.
 //
 // Closing it while pages of a registered range are missing would hand the guest zero pages without
-// a word (invariant 7): unregister first, which must only be done when everything owed is
-// installed.
+// a word (docs/design.md, promise 7): unregister first, which must only be done when everything
+// owed is installed.
 //
-// Addresses and lengths are multiples of the page size of the memory they lie in. Threads:
-// everything but the moves may be called concurrently.
+// Addresses and lengths are multiples of the page size of the memory they lie in.
+//
+// Threads: every method may be called concurrently. Move construction and move assignment may not.
 class Userfaultfd {
  public:
   struct Features {
