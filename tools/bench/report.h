@@ -8,9 +8,9 @@
 
 namespace ramjet::bench {
 
-// One page of HTML that needs nothing else: tables, pictures, and what they mean. `bench` is of
-// schema ramjet.bench/1; what is missing in it, or is not what the schema says, is left out. The
-// page is well-formed XML too, and holds no string of `bench` unescaped.
+// One page of HTML that needs nothing else: tables, pictures, and what they mean. The page holds
+// all of `bench`, and its script draws it: `bench` is of schema ramjet.bench/1; what is missing in
+// it, or is not what the schema says, is left out. No string of `bench` can become markup.
 std::string ReportHtml(const nlohmann::json& bench);
 
 }  // namespace ramjet::bench
