@@ -30,11 +30,11 @@ void EagerQueue::Add(RamBlock& block) {
 std::optional<EagerQueue::Window> EagerQueue::Next() {
   for (;;) {
     const uint32_t seen = changes_.count();
+    if (closed_.load()) return std::nullopt;
     if (std::optional<Window> first = priority_.Take()) return first;
     uint64_t next_at_ns;
     {
       absl::MutexLock lock(&mu_);
-      if (closed_) return std::nullopt;
       next_at_ns = NextAtNs();
       if (next_at_ns <= MonotonicNs()) {
         if (std::optional<Window> next = TakeNext()) return next;
@@ -46,9 +46,9 @@ std::optional<EagerQueue::Window> EagerQueue::Next() {
 }
 
 std::optional<EagerQueue::Window> EagerQueue::TryNext() {
+  if (closed_.load()) return std::nullopt;
   if (std::optional<Window> first = priority_.Take()) return first;
   absl::MutexLock lock(&mu_);
-  if (closed_) return std::nullopt;
   return NextAtNs() <= MonotonicNs() ? TakeNext() : std::nullopt;
 }
 
@@ -170,10 +170,9 @@ void EagerQueue::Hurry() {
 }
 
 void EagerQueue::Close() {
-  priority_.Close();
-  absl::MutexLock lock(&mu_);
-  closed_ = true;
+  closed_.store(true);
   changes_.Note();
+  priority_.Close();
 }
 
 }  // namespace ramjet

@@ -2,6 +2,7 @@
 #ifndef RAMJET_LOADER_EAGER_QUEUE_H_
 #define RAMJET_LOADER_EAGER_QUEUE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -89,6 +90,8 @@ class EagerQueue {
   WindowHints hints_;  // of what was touched
   PriorityWindows priority_{changes_};
 
+  std::atomic<bool> closed_{false};
+
   mutable absl::Mutex mu_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::vector<size_t> entry_of_ ABSL_GUARDED_BY(mu_);  // by index in the snapshot
@@ -101,7 +104,6 @@ class EagerQueue {
   uint64_t next_round_ns_ ABSL_GUARDED_BY(mu_) = 0;   // nor what was put back for later
   uint64_t round_pause_ns_ ABSL_GUARDED_BY(mu_) = 0;  // before that
   uint64_t failed_ns_ ABSL_GUARDED_BY(mu_) = 0;       // the last, of all rounds
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace ramjet

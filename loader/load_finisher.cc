@@ -61,7 +61,7 @@ void LoadFinisher::LoadPending(RamBlock& block, FailingPages& failing) {
       why = PageLoader::RefusedError(block, page);
     } else {
       outcome = OutcomeOf(why);
-      parts_.stats.NoteUnread(why);
+      parts_.stats.NoteFailedRead(why);
     }
     if (!failing.NoteAndTell(page, outcome)) continue;
     if (lost.count == 0) {

@@ -71,9 +71,13 @@ std::vector<std::string> LoadStats::errors() const {
   return result;
 }
 
-void LoadStats::NoteUnread(const absl::Status& why) {
+void LoadStats::NoteFailedRead(const absl::Status& why) {
   if (absl::IsResourceExhausted(why)) return Count(no_memory, 1);
   Count(read_retries, 1);
+  NoteUnread(why);
+}
+
+void LoadStats::NoteUnread(const absl::Status& why) {
   const uint64_t now_ns = MonotonicNs();
   absl::MutexLock lock(&mu_);
   unread_ = std::string(why.message());

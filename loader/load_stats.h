@@ -89,8 +89,10 @@ struct LoadStats {
   void AddError(const absl::Status& error) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<std::string> errors() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // A page could not be read ahead of need, and comes later. Counted, and remembered unless memory
-  // was all that was missing.
+  // A read ahead of need has failed, and is repeated later: counted, and noted as below unless only
+  // memory was missing.
+  void NoteFailedRead(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
+  // A page could not be had ahead of need, and comes later.
   void NoteUnread(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
   // The latest of these reasons, and for how long such reads have failed without a pause of
   // seconds. Empty: none has failed for a while.

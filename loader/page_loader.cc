@@ -217,7 +217,7 @@ void PageLoader::LoadSingly(RamBlock& block, PageRun run, uint8_t* content,
     if (read.ok()) {
       InstallAhead(block, one, content, extra_counter);
     } else {
-      parts_.stats.NoteUnread(read);
+      parts_.stats.NoteFailedRead(read);
     }
   }
 }

@@ -73,12 +73,16 @@ class ParkedFaults {
 
  private:
   bool Has(const Fault& fault) const {
-    return std::any_of(
-        faults_.begin(), faults_.begin() + static_cast<ptrdiff_t>(count_),
-        [&](const Fault& parked) {
-          return parked.block == fault.block &&
-                 (fault.block == nullptr ? parked.addr == fault.addr : parked.page == fault.page);
-        });
+    return std::any_of(faults_.begin(), faults_.begin() + static_cast<ptrdiff_t>(count_),
+                       [&](const Fault& parked) {
+                         if (fault.block == nullptr) return parked.addr == fault.addr;
+                         // Parked before its block was in the map, it stands for the page, too.
+                         if (parked.block == nullptr) {
+                           return fault.block->Contains(parked.addr) &&
+                                  fault.block->PageOf(parked.addr) == fault.page;
+                         }
+                         return parked.block == fault.block && parked.page == fault.page;
+                       });
   }
 
   std::array<Fault, kMost> faults_;

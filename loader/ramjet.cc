@@ -133,14 +133,10 @@ int ramjet_open(const char* path, const ramjet_options* options, ramjet_load** l
     return result == -EINVAL ? -EBADMSG : result;
   }
   if ((given->flags & RAMJET_NOT_LAZY) != 0) {
-    std::optional<ramjet::BoundChecksums> checksums;
-    if (!read->checksums.empty()) {
-      absl::StatusOr<ramjet::BoundChecksums> bound =
-          ramjet::BoundChecksums::Read(read->checksums, **snapshot);
-      if (!bound.ok()) return Result(bound.status());
-      checksums.emplace(*std::move(bound));
-    }
-    *load = new ramjet_load{*std::move(snapshot), nullptr, std::move(checksums)};
+    absl::StatusOr<std::optional<ramjet::BoundChecksums>> checksums =
+        ramjet::SnapshotLoader::BindChecksums(read->checksums, **snapshot);
+    if (!checksums.ok()) return Result(checksums.status());
+    *load = new ramjet_load{*std::move(snapshot), nullptr, *std::move(checksums)};
     return 0;
   }
   absl::StatusOr<std::unique_ptr<ramjet::SnapshotLoader>> loader =

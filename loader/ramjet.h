@@ -236,7 +236,8 @@ struct ramjet_options {
  * one thread, one userfaultfd. `options` may be NULL. On success `*load` is to be freed by
  * ramjet_close(); otherwise it is NULL.
  * -ENOENT, -EACCES, ...: the file cannot be opened. -EBADMSG: it is not a mapped-ram snapshot.
- * -EILSEQ: it is one, but damaged or incomplete. -EPERM, -ENOSYS: this process may not, or this
+ * -EILSEQ: it is one, but damaged or incomplete, or the checksums are. -EINVAL: also if the
+ * checksums are none, or of another snapshot. -EPERM, -ENOSYS: this process may not, or this
  * kernel cannot serve page faults, or the given uffd lacks what is needed: RAMJET_NOT_LAZY still
  * works. */
 RAMJET_API int ramjet_open(const char *path, const struct ramjet_options *options,

@@ -24,16 +24,12 @@ uint64_t DeadlineNs(absl::Duration timeout) {
          static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(timeout), 0));
 }
 
-absl::Status AttachedError(const SnapshotBlock& block) {
-  return absl::AlreadyExistsError(absl::StrCat("block \"", block.idstr, "\" is attached"));
+absl::Status NoBlockError(size_t block) {
+  return absl::NotFoundError(absl::StrCat("the snapshot has no block ", block));
 }
 
-absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
-                                                            const Snapshot& snapshot) {
-  if (path.empty()) return std::nullopt;
-  absl::StatusOr<BoundChecksums> bound = BoundChecksums::Read(path, snapshot);
-  if (!bound.ok()) return bound.status();
-  return *std::move(bound);
+absl::Status AttachedError(const SnapshotBlock& block) {
+  return absl::AlreadyExistsError(absl::StrCat("block \"", block.idstr, "\" is attached"));
 }
 
 std::optional<CheckedSource> Check(const PageSource& source,
@@ -46,6 +42,16 @@ const PageSource& Either(const std::optional<CheckedSource>& checked, const Page
 }
 
 }  // namespace
+
+absl::StatusOr<std::optional<BoundChecksums>> SnapshotLoader::BindChecksums(
+    const std::string& path, const Snapshot& snapshot) {
+  if (path.empty()) return std::nullopt;
+  absl::StatusOr<BoundChecksums> bound = BoundChecksums::Read(path, snapshot);
+  if (bound.ok()) return *std::move(bound);
+  // Which is not about what this process may do.
+  if (!absl::IsFailedPrecondition(bound.status())) return bound.status();
+  return absl::InvalidArgumentError(bound.status().message());
+}
 
 absl::StatusOr<std::unique_ptr<SnapshotLoader>> SnapshotLoader::Create(
     std::shared_ptr<Snapshot> snapshot, const Options& options, const PageSource* source) {
@@ -139,9 +145,7 @@ SnapshotLoader::~SnapshotLoader() {
 }
 
 absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
-  if (block >= snapshot_->blocks().size()) {
-    return absl::NotFoundError(absl::StrCat("the snapshot has no block ", block));
-  }
+  if (block >= snapshot_->blocks().size()) return NoBlockError(block);
   const SnapshotBlock& stored = snapshot_->blocks()[block];
   absl::MutexLock lock(&mu_);
   // A reader needs the bitmap that the block takes along.
@@ -187,6 +191,7 @@ absl::Status SnapshotLoader::Attach(size_t block, const BlockMapping& mapping) {
 }
 
 absl::Status SnapshotLoader::ReadUnattached(size_t block, absl::Span<uint8_t> to) {
+  if (block >= snapshot_->blocks().size()) return NoBlockError(block);
   const SnapshotBlock& stored = snapshot_->blocks()[block];
   {
     absl::MutexLock lock(&mu_);

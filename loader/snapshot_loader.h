@@ -113,12 +113,18 @@ class SnapshotLoader {
   static constexpr unsigned kMaxEagerThreads = 64;
 
   // Opens a userfaultfd and starts the fault thread. FailedPrecondition: this process may not, or
-  // this kernel cannot, or the checksums are of another snapshot; DataLoss: they are damaged.
+  // this kernel cannot, or another loader had the snapshot, which is used up even if this fails.
+  // Checksums: see BindChecksums().
   // Without `source`, pages are read from the snapshot; with it (tests), from there; it outlives
   // the loader.
   static absl::StatusOr<std::unique_ptr<SnapshotLoader>> Create(std::shared_ptr<Snapshot> snapshot,
                                                                 const Options& options,
                                                                 const PageSource* source = nullptr);
+
+  // Reads Options::checksums; nullopt: none are wanted. InvalidArgument: the file has none, or has
+  // those of another snapshot; DataLoss: damaged.
+  static absl::StatusOr<std::optional<BoundChecksums>> BindChecksums(const std::string& path,
+                                                                     const Snapshot& snapshot);
 
   // Finish(), and detaches: guest memory is never left with pages owed and nobody to bring them
   // (docs/design.md, promise 7). If the VM had to be stopped, abandons it.
@@ -133,7 +139,7 @@ class SnapshotLoader {
 
   // The other way: reads all of a block that is not attached to `to`, which is its used_length
   // long; bytes that are zero already are not written. Attach() of the same block waits until it is
-  // done. AlreadyExists: it is attached; else it cannot be read.
+  // done. NotFound: no such block; AlreadyExists: it is attached; else it cannot be read.
   absl::Status ReadUnattached(size_t block, absl::Span<uint8_t> to) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Starts loading ahead, of blocks attached by now or later. Without it pages come only when they

@@ -49,6 +49,15 @@ TEST_F(ParkedFaultsTest, OneFaultStandsForAllOfItsPage) {
   EXPECT_EQ(faults_->count(), 4u);
 }
 
+// Else two would be parked for one page: the one that loses it and claims it for good would find no
+// room behind the other, and whoever sleeps on the page would never be woken.
+TEST_F(ParkedFaultsTest, OneThatWasParkedBeforeItsBlockWasKnownStandsForItsPage) {
+  EXPECT_TRUE(faults_->Park({.addr = block_.AddrOf(7) + 17}));
+  EXPECT_FALSE(faults_->Park(At(7)));
+  EXPECT_TRUE(faults_->Park(At(8)));
+  EXPECT_EQ(faults_->count(), 2u);
+}
+
 TEST_F(ParkedFaultsTest, OnlyThoseWhoseTimeHasComeAreServed) {
   for (const uint64_t page : {1, 2, 3, 4}) faults_->Park(At(page, page * 10));
   EXPECT_THAT(Retry(20, /*again=*/true), ElementsAre(1, 2));
