@@ -15,8 +15,7 @@ constexpr char kVerifyDescription[] =
 
 constexpr char kDiffDescription[] =
     "Says in which pages the RAM of two snapshots differs. Exit status 0: in none; 1: in some, or "
-    "a "
-    "file cannot be read.";
+    "a file cannot be read.";
 
 }  // namespace
 

@@ -28,8 +28,7 @@ constexpr char kWorkingSetFooter[] =
 
 constexpr char kMergeDescription[] =
     "Writes the union of several records of one snapshot: pages that are in most of them first, "
-    "and\n"
-    "among those the ones that were touched the earliest.";
+    "and\namong those the ones that were touched the earliest.";
 
 }  // namespace
 
